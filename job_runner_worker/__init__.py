@@ -1,0 +1,3 @@
+"""A worker daemon that speaks the Job-Runner protocol."""
+
+__version__ = "3.0.0"

@@ -1,0 +1,182 @@
+"""What sources say to the central API: whose a run is, and that it is ours now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+from job_runner_worker.errors import ApiError
+from job_runner_worker.models import Kill, Run
+from job_runner_worker.sources.base import Holder, Offer
+
+_log = logging.getLogger(__name__)
+
+
+class Api(Protocol):
+    """The part of ApiClient that is used here and by reporters.rest."""
+
+    def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
+        """Return a JSON object."""
+
+    def patch(
+        self, path: str, fields: Mapping[str, Any], *, patient: bool = True
+    ) -> None:
+        """Change an object."""
+
+    def post(
+        self, path: str, fields: Mapping[str, Any], *, patient: bool = True
+    ) -> str | None:
+        """Create an object and return its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePaths:
+    """Where the API's resources are: absolute paths with a slash at both ends."""
+
+    worker: str = "/api/v1/worker/"
+    run: str = "/api/v1/run/"
+    run_log: str = "/api/v1/run_log/"
+    kill_request: str = "/api/v1/kill_request/"
+    job: str = "/api/v1/job/"
+
+
+class CentralClaims:
+    """Claims runs of the central server for this worker.
+
+    Source: protocol.md, section 3. Dates of a server are never compared, only tested
+    for null: an original server gives them in a time zone of its own.
+    """
+
+    def __init__(self, api: Api, paths: ResourcePaths, api_key: str) -> None:
+        self._api = api
+        self._paths = paths
+        self._api_key = api_key
+        self._worker_uri: str | None = None
+
+    def worker_uri(self, *, patient: bool = True) -> str:
+        """Return the server's name for this worker; asked for once."""
+        if self._worker_uri is None:
+            found = self._api.get(self._paths.worker, patient=patient)
+            workers = _objects(found, self._paths.worker)
+            if len(workers) != 1:
+                raise ApiError(
+                    f"GET {self._paths.worker}: {len(workers)} workers, not one"
+                )
+            self._worker_uri = _uri(workers[0], "resource_uri", self._paths.worker)
+        return self._worker_uri
+
+    def look(self, run_id: int, *, patient: bool) -> Offer:
+        """Return what the server says of a run. See sources.base.Source."""
+        own_uri = self.worker_uri(patient=patient)
+        path = f"{self._paths.run}{run_id}/"
+        return self._offer(self._api.get(path, patient=patient), own_uri, path)
+
+    def claim(self, offer: Offer, at: datetime) -> bool:
+        """Claim a run, in one try. See sources.base.Source."""
+        fields = {"enqueue_dts": str(at), "worker": self.worker_uri()}
+        try:
+            self._api.patch(offer.uri, fields, patient=False)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return False
+        return True
+
+    def fetch(self, offer: Offer) -> Run:
+        """Return a run with its job's script. See sources.base.Source."""
+        job = self._api.get(offer.job_uri)
+        script, title = job.get("script_content"), job.get("title")
+        if not isinstance(script, str):
+            raise ApiError(f"GET {offer.job_uri}: no text in script_content")
+        return Run(
+            id=offer.run_id,
+            uri=offer.uri,
+            job_id=id_in_uri(offer.job_uri),
+            job_title=title if isinstance(title, str) else "",
+            script=script,
+            log_uri=offer.log_uri,
+        )
+
+    def unfinished(self) -> list[Offer]:
+        """Return the runs that the server has as queued or started by this worker.
+
+        All pages are read before the caller changes anything: a change would move
+        later runs to an earlier page.
+        """
+        own_uri = self.worker_uri()
+        key = quote(self._api_key, safe="")
+        offers = []
+        for state in ("in_queue", "started"):
+            path: str | None = (
+                f"{self._paths.run}?state={state}&worker__api_key={key}"
+            )
+            while path:
+                page = self._api.get(path)
+                offers += [
+                    self._offer(found, own_uri, path) for found in _objects(page, path)
+                ]
+                path = page["meta"].get("next")
+        return offers
+
+    def hand_back(self, offer: Offer) -> None:
+        """Let the server offer a run again."""
+        self._api.patch(offer.uri, {"enqueue_dts": None, "start_dts": None})
+
+    def kill_target(self, order: Kill) -> int | None:
+        """Return the run that is to be killed, None where that has been taken care of.
+
+        Waits for the API: an original server's order does not say which run.
+        """
+        if order.run_id is not None:
+            return order.run_id
+        path = f"{self._paths.kill_request}{order.kill_request_id}/"
+        kill_request = self._api.get(path)
+        if kill_request.get("enqueue_dts") is not None:
+            return None
+        run_id = id_in_uri(_uri(kill_request, "run", path))
+        return int(run_id) if run_id.isdigit() else None
+
+    def _offer(self, found: Mapping[str, Any], own_uri: str, path: str) -> Offer:
+        run_id = found.get("id")
+        if type(run_id) is not int or run_id <= 0:
+            raise ApiError(f"GET {path}: a run without a positive `id`")
+        if found.get("enqueue_dts") is None:
+            holder = Holder.NOBODY
+        elif found.get("worker") == own_uri:
+            holder = Holder.THIS_WORKER
+        else:
+            holder = Holder.ANOTHER_WORKER
+        log_uri = found.get("run_log")
+        return Offer(
+            run_id=run_id,
+            uri=_uri(found, "resource_uri", path),
+            job_uri=_uri(found, "job", path),
+            log_uri=log_uri if isinstance(log_uri, str) else None,
+            holder=holder,
+            ended=found.get("return_dts") is not None,
+        )
+
+
+def id_in_uri(uri: str) -> str:
+    """Return the last part of a resource URI, for example 3 of /api/v1/job/3/."""
+    return uri.rstrip("/").rpartition("/")[2]
+
+
+def _objects(page: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    objects = page.get("objects")
+    if not isinstance(page.get("meta"), dict) or not isinstance(objects, list):
+        raise ApiError(f"GET {path}: the answer is no list of objects")
+    return [found for found in objects if isinstance(found, dict)]
+
+
+def _uri(found: Mapping[str, Any], field: str, path: str) -> str:
+    """A URI of the server's becomes the path of a request: it must be one."""
+    uri = found.get(field)
+    if not isinstance(uri, str) or not urlsplit(uri).path.startswith("/"):
+        raise ApiError(f"GET {path}: no URI in `{field}`")
+    parts = urlsplit(uri)
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path

@@ -1,0 +1,79 @@
+"""A cgroup v2 for each run, where the worker may make one.
+
+Only the script's tree is put into it, by the shim; the shim and its relay stay where
+the worker was. So ``cgroup.kill`` ends the run and leaves its witnesses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+
+class Cgroups:
+    """The parent of this worker's run cgroups."""
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+
+    def make(self, run_id: int) -> Path:
+        """Return a new or empty cgroup for one run. Raises OSError."""
+        cgroup = self._parent / f"run-{run_id}"
+        cgroup.mkdir(exist_ok=True)
+        return cgroup
+
+    def close(self) -> None:
+        """Remove what is empty; cgroups with left-over processes stay."""
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self._parent):
+                if entry.is_dir():
+                    remove(Path(entry.path))
+            self._parent.rmdir()
+
+
+def remove(cgroup: Path) -> None:
+    """Remove the cgroup of a run that has ended, if nobody is left in it."""
+    with contextlib.suppress(OSError):
+        cgroup.rmdir()
+
+
+def find(spool_path: Path, proc: Path = Path("/proc/self")) -> Cgroups | None:
+    """Return where this worker may make cgroups, None where it may not.
+
+    The name of the parent belongs to the spool, so that the next worker finds it.
+    """
+    own = _own_cgroup(proc)
+    if own is None or not os.access(own / "cgroup.procs", os.W_OK):
+        return None
+    digest = hashlib.sha256(os.fsencode(spool_path)).hexdigest()[:12]
+    parent = own / f"job_runner_worker-{digest}"
+    try:
+        parent.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    cgroups = Cgroups(parent)
+    # cgroup.kill came with Linux 5.14.
+    if os.access(parent / "cgroup.kill", os.W_OK):
+        return cgroups
+    cgroups.close()
+    return None
+
+
+def _own_cgroup(proc: Path) -> Path | None:
+    try:
+        mounts = (proc / "mountinfo").read_text("utf-8").splitlines()
+        memberships = (proc / "cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    # mountinfo: id parent device root mount-point ... - type source options
+    roots = [
+        line.split()[3:5] for line in mounts if " - cgroup2 " in line
+    ]
+    paths = [line[3:] for line in memberships if line.startswith("0::")]
+    if not roots or not paths:
+        return None
+    root, mount_point = roots[0]
+    relative = os.path.relpath(paths[0], root)
+    return Path(os.path.normpath(Path(mount_point) / relative))

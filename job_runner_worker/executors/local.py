@@ -1,0 +1,334 @@
+"""Runs scripts on this machine, each under a shim that outlives the worker."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import gevent
+from gevent.event import AsyncResult, Event
+from gevent.lock import RLock
+from gevent.socket import wait_read
+
+from job_runner_worker.errors import StartError
+from job_runner_worker.executors import cgroup, shebang
+from job_runner_worker.executors.process_tree import (
+    ProcessTree,
+    is_alive,
+    send_signal,
+)
+from job_runner_worker.executors.spawner import Spawner
+from job_runner_worker.models import Outcome, Run
+from job_runner_worker.run_folder import RunFolder, ScriptProcess
+
+SHELL = "/bin/sh"
+SHIM = Path(__file__).with_name("shim.sh")
+SHIM_LOST = "the run's shim was killed, so nobody knows how the script would have ended"
+_RELAY_PATIENCE_SECONDS = 2.0
+"""How long the output may stand still before a missing end mark is given up."""
+_RELAY_PAUSE_SECONDS = 0.02
+_PUNCH_EVERY_BYTES = 4 * 1024 * 1024
+_SHORTEST_PUNCH_SECONDS = 0.02
+_LONGEST_PUNCH_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """What the operator decides about scripts.
+
+    ``environment`` is what every script gets; TMPDIR and JOB_RUNNER_* are added.
+    """
+
+    environment: Mapping[str, str]
+    worker_name: str
+    kill_grace_seconds: float
+    kill_leftovers: bool
+
+
+class LocalExecutor:
+    """Starts scripts through shims, and takes up those of an earlier worker."""
+
+    def __init__(
+        self, options: LocalOptions, cgroups: cgroup.Cgroups | None = None
+    ) -> None:
+        self._options = options
+        self._cgroups = cgroups
+        self._spawner = Spawner()
+        self._live: set[LocalExecution] = set()
+        self._has_new = Event()
+        self._puncher: gevent.Greenlet | None = None
+
+    def open(self) -> None:
+        """Start what the first run would otherwise wait for."""
+        self._spawner.start()
+
+    def start(self, run: Run, folder: RunFolder) -> LocalExecution:
+        """Begin the script. See executors.base.Executor."""
+        script = shebang.script_bytes(run.script)
+        environment = self._environment_of(run, folder)
+        command = shebang.command(script, folder.script_path, environment.get("PATH"))
+        try:
+            folder.prepare(script)
+            if self._cgroups is not None and not folder.note.cgroup:
+                folder.update_note(cgroup=str(self._cgroups.make(run.id)))
+            execution = LocalExecution(folder, self._options)
+        except OSError as error:
+            raise StartError(f"cannot write the run folder: {error}") from error
+        self._spawner.spawn(folder.path, self._argv(folder, command), environment)
+        return self._begin(execution)
+
+    def attach(self, run: Run, folder: RunFolder) -> LocalExecution | None:
+        """Take up a script that has begun. See executors.base.Executor."""
+        shim = folder.shim()
+        if shim is None:
+            return None
+        execution = LocalExecution(folder, self._options, attached=True)
+        if folder.exit_status() is None:
+            # An earlier worker may have died in the middle of a kill.
+            send_signal(shim, signal.SIGCONT)
+        return self._begin(execution)
+
+    def close(self) -> None:
+        """Let go of everything but the scripts."""
+        for execution in list(self._live):
+            execution.let_go()
+        if self._puncher is not None:
+            self._puncher.kill()
+        if self._cgroups is not None:
+            self._cgroups.close()
+        self._spawner.close()
+
+    def _begin(self, execution: LocalExecution) -> LocalExecution:
+        try:
+            execution.wait_until_begun()
+        except StartError:
+            execution.let_go()
+            raise
+        self._live.add(execution)
+        execution.watch(on_end=self._live.discard)
+        self._has_new.set()
+        if self._puncher is None:
+            self._puncher = gevent.spawn(self._keep_outputs_small)
+        return execution
+
+    def _argv(self, folder: RunFolder, command: list[str]) -> list[str]:
+        leftovers = "kill" if self._options.kill_leftovers else "leave"
+        note = folder.note
+        shim = [SHELL, str(SHIM), str(folder.path), note.end_mark, note.cgroup]
+        return [*shim, leftovers, *command]
+
+    def _environment_of(self, run: Run, folder: RunFolder) -> dict[str, str]:
+        title = run.job_title.replace("\0", "").encode("utf-8", "replace").decode()
+        return {
+            **self._options.environment,
+            "TMPDIR": str(folder.temporary_path),
+            "JOB_RUNNER_RUN_ID": str(run.id),
+            "JOB_RUNNER_JOB_ID": run.job_id,
+            "JOB_RUNNER_JOB_TITLE": title,
+            "JOB_RUNNER_WORKER": self._options.worker_name,
+        }
+
+    def _keep_outputs_small(self) -> None:
+        """Punch as often as the fastest output needs it; rest while nothing runs."""
+        while True:
+            self._has_new.clear()
+            try:
+                pause = min(
+                    (execution.punch() for execution in list(self._live)),
+                    default=None,
+                )
+            except OSError as error:
+                _log.warning(
+                    "outputs cannot be kept small on the file system of the spool: %s; "
+                    "they use as much disk as the scripts print",
+                    error.strerror,
+                )
+                return
+            self._has_new.wait(pause)
+
+
+class LocalExecution:
+    """A script under its shim. See executors.base.Execution."""
+
+    def __init__(
+        self, folder: RunFolder, options: LocalOptions, *, attached: bool = False
+    ) -> None:
+        self._folder = folder
+        self._options = options
+        self._process: ScriptProcess | None = None
+        self._kill_lock = RLock()
+        self._kill_reason = ""
+        self._attached = attached
+        self._outcome: AsyncResult[Outcome] = AsyncResult()
+        self._watcher: gevent.Greenlet | None = None
+        self._pace = _Pace()
+        # Opened before the shim is looked at: what it says from now on is heard.
+        self._bell: int | None = os.open(
+            folder.bell_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+
+    @property
+    def native_id(self) -> int | None:
+        """The script's own pid; None where the shim died before it had one."""
+        return self._process.script.pid if self._process else None
+
+    @property
+    def started_at(self) -> datetime:
+        """When the script began."""
+        return self._process.started_at if self._process else datetime.now(UTC)
+
+    def wait_until_begun(self) -> None:
+        """Return when the script has a pid, or will never have one.
+
+        Raises StartError where the run has not begun.
+        """
+        while (process := self._folder.script_process()) is None and self._listen():
+            pass
+        self._process = process or self._folder.script_process()
+        if self._folder.shim() is None:
+            raise StartError(
+                "the script's shim could not begin: is the spool writable, and is "
+                f"there a {SHELL}?",
+                transient=True,
+            )
+
+    def watch(self, on_end: Callable[[LocalExecution], None]) -> None:
+        """Begin to wait for the end; ``on_end`` is called once there is an outcome."""
+        self._watcher = gevent.spawn(self._watch, on_end)
+
+    def wait(self, timeout_seconds: float | None = None) -> Outcome | None:
+        """Return the outcome. See executors.base.Execution."""
+        self._outcome.wait(timeout_seconds)
+        return self._outcome.value
+
+    def kill(self, reason: str) -> None:
+        """End the whole tree. See executors.base.Execution."""
+        with self._kill_lock:
+            if self._folder.exit_status() is not None or self._outcome.ready():
+                return
+            earlier_reason = self._kill_reason
+            self._kill_reason = earlier_reason or reason
+            if not self._tree().kill(self._options.kill_grace_seconds):
+                self._kill_reason = earlier_reason
+
+    def punch(self) -> float:
+        """Give the middle of the output back; return when to look again, in seconds.
+
+        Raises OSError where the file system cannot do that.
+        """
+        pause, due = self._pace.look(self._folder.output.size())
+        if due:
+            self._folder.output.punch()
+        return pause
+
+    def let_go(self) -> None:
+        """Stop watching; the script goes on."""
+        if self._watcher is not None:
+            self._watcher.kill()
+        if self._bell is not None:
+            os.close(self._bell)
+            self._bell = None
+
+    def _watch(self, on_end: Callable[[LocalExecution], None]) -> None:
+        while self._folder.exit_status() is None and self._listen():
+            pass
+        exit_status = self._folder.exit_status()
+        if exit_status is None:
+            outcome = self._lost()
+        else:
+            outcome = self._ended(exit_status)
+        on_end(self)
+        if self._folder.note.cgroup:
+            cgroup.remove(Path(self._folder.note.cgroup))
+        self._outcome.set(outcome)
+        self._watcher = None
+        self.let_go()
+
+    def _ended(self, exit_status: int) -> Outcome:
+        if self._options.kill_leftovers:
+            self._tree().kill(self._options.kill_grace_seconds)
+        self._wait_for_relay()
+        reason = self._kill_reason
+        if self._attached and not reason and exit_status and self._was_killed_before():
+            reason = f"killed on request {self._folder.note.kill_requests[0]}"
+        return Outcome(exit_status, reason, self._folder.ended_at())
+
+    def _was_killed_before(self) -> bool:
+        return bool(self._folder.note.kill_requests)
+
+    def _lost(self) -> Outcome:
+        """Nobody is left to write the exit status: end what is left of the run."""
+        self._tree().kill(0)
+        self._folder.fail(self._kill_reason or SHIM_LOST)
+        failure = self._folder.failure()
+        assert failure is not None
+        return failure
+
+    def _tree(self) -> ProcessTree:
+        shim = self._folder.shim()
+        assert shim is not None
+        relay_pid = self._process.relay_pid if self._process else 0
+        own_cgroup = self._folder.note.cgroup
+        return ProcessTree(
+            shim, relay_pid, Path(own_cgroup) if own_cgroup else None, gevent.sleep
+        )
+
+    def _wait_for_relay(self) -> None:
+        """Return when all that the script printed is in the output file."""
+        size = self._folder.output.size()
+        deadline = time.monotonic() + _RELAY_PATIENCE_SECONDS
+        while not self._folder.has_end_mark() and self._listen(_RELAY_PAUSE_SECONDS):
+            grown = self._folder.output.size()
+            if grown > size:
+                size = grown
+                deadline = time.monotonic() + _RELAY_PATIENCE_SECONDS
+            elif time.monotonic() > deadline:
+                return
+
+    def _listen(self, timeout_seconds: float | None = None) -> bool:
+        """Wait for the bell; return False once the shim is gone and will ring no more.
+
+        Any process that has the FIFO open keeps it alive: the kernel tells when the
+        last is gone. A shim that was gone before the bell was opened is asked for.
+        """
+        if self._bell is None:
+            return False
+        if self._attached:
+            shim = self._folder.shim()
+            if shim is None or not is_alive(shim):
+                return False
+        with contextlib.suppress(TimeoutError):
+            wait_read(self._bell, timeout_seconds, TimeoutError())
+            try:
+                return os.read(self._bell, 4096) != b""
+            except BlockingIOError:
+                return True
+        return True
+
+
+class _Pace:
+    """How often an output is looked at: the faster it grows, the sooner again."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._looked_at = time.monotonic()
+        self._pause = _SHORTEST_PUNCH_SECONDS / 2
+
+    def look(self, size: int) -> tuple[float, bool]:
+        """Return the next pause in seconds, and whether the output has grown."""
+        now = time.monotonic()
+        rate = (size - self._size) / max(now - self._looked_at, 1e-6)
+        longest = min(self._pause * 2, _LONGEST_PUNCH_SECONDS)
+        wanted = _PUNCH_EVERY_BYTES / rate if rate > 0 else longest
+        self._pause = max(_SHORTEST_PUNCH_SECONDS, min(wanted, longest))
+        grown = size > self._size
+        self._size, self._looked_at = size, now
+        return self._pause, grown

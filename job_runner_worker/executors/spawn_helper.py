@@ -1,0 +1,93 @@
+"""The small process that forks shims: ``python -I -S spawn_helper.py``.
+
+Only a process that forks for itself can make its child a subreaper, and a fork costs
+the more the larger the process is. So the worker leaves it to this one, which imports
+next to nothing. It reads one JSON object a message from the SEQPACKET socket that is
+its standard input, answers each, and ends when the worker is gone.
+
+Request: {"folder": run folder, "argv": the shim's whole command line, "env": {...}}
+Answer: {"pid": N} or {"errno": N, "error": text}
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+from typing import Any
+
+PR_SET_CHILD_SUBREAPER = 36
+REQUEST_BYTES = 1024 * 1024
+LOWEST_OWN_DESCRIPTOR = 10
+LAST_DESCRIPTOR = 2**31 - 1
+BELL, PIPE_READ, PIPE_WRITE = 3, 4, 5
+"""What the shim finds open; the helper's own descriptors stay above them."""
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+# Ctrl-C in a terminal reaches the helper too; it ends with the worker instead.
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def main() -> None:
+    """Serve requests until the worker's end of the socket is closed."""
+    number = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, LOWEST_OWN_DESCRIPTOR)
+    # Whatever the worker itself was started with is nobody's business here.
+    os.closerange(BELL, number)
+    os.closerange(number + 1, LAST_DESCRIPTOR)
+    connection = socket.socket(fileno=number)
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+    _set_signals()
+    while request := connection.recv(REQUEST_BYTES):
+        try:
+            answer: dict[str, object] = {"pid": _spawn(json.loads(request))}
+        except OSError as error:
+            answer = {"errno": error.errno, "error": str(error)}
+        connection.send(json.dumps(answer).encode())
+
+
+def _set_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        # Some real-time signals belong to the C library.
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    # Nobody waits for shims here: the kernel reaps them.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def _spawn(request: dict[str, Any]) -> int:
+    bell = os.open(f"{request['folder']}/bell", os.O_RDWR)
+    pipe = os.pipe()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_shim(request)
+    finally:
+        for descriptor in (bell, *pipe):
+            os.close(descriptor)
+    return pid
+
+
+def _become_shim(request: dict[str, Any]) -> None:
+    try:
+        os.setsid()
+        _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in (*_IGNORED, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        # Descriptors are given out lowest first, and 3 to 9 were free.
+        for descriptor in (BELL, PIPE_READ, PIPE_WRITE):
+            os.set_inheritable(descriptor, True)
+        os.execve(request["argv"][0], request["argv"], request["env"])
+    finally:
+        os._exit(127)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The output of one run: read by offset, never as a whole, and punched as it grows."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+from job_runner_worker import log_window
+
+PUNCH_MARGIN_BYTES = 4 * 1024 * 1024
+"""Kept before the tail: the end mark may stand there when leftovers write on."""
+_SEARCH_BYTES = 256 * 1024
+_FALLOC_FL_KEEP_SIZE = 0x01
+_FALLOC_FL_PUNCH_HOLE = 0x02
+
+
+class OutputFile:
+    """The file to which a run's relay appends, as the worker sees it."""
+
+    def __init__(self, path: Path, max_log_bytes: int) -> None:
+        self.path = path
+        self._max_log_bytes = max_log_bytes
+        self._punched_to = 0
+
+    def size(self) -> int:
+        """Return the bytes printed so far; 0 where there is no file."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def read_log(self, end: int, *, complete: bool) -> str:
+        """Return the log of the first ``end`` bytes: at most max_log_bytes are read."""
+        kept = log_window.window(end, self._max_log_bytes)
+        try:
+            file = self.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return ""
+        with file:
+            head = os.pread(file.fileno(), kept.head_end, 0)
+            tail = None
+            if kept.tail_start is not None:
+                length = end - kept.tail_start
+                tail = os.pread(file.fileno(), length, kept.tail_start)
+        return log_window.text(head, tail, complete=complete)
+
+    def find_end(
+        self, end_mark: bytes, search_bytes: int | None = None
+    ) -> int | None:
+        """Return the offset of the end mark, None where it has not arrived.
+
+        Searched from the end, ``search_bytes`` at most: nothing stands behind it but
+        what left-over children have printed since.
+        """
+        try:
+            file = self.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return None
+        with file:
+            position = os.fstat(file.fileno()).st_size
+            stop = 0 if search_bytes is None else position - search_bytes
+            while position > max(stop, 0):
+                start = max(0, position - _SEARCH_BYTES)
+                length = position - start + len(end_mark) - 1
+                found = os.pread(file.fileno(), length, start).rfind(end_mark)
+                if found >= 0:
+                    return start + found
+                position = start
+        return None
+
+    def punch(self) -> None:
+        """Give the middle back to the file system.
+
+        Raises OSError where it cannot take it.
+        """
+        try:
+            file = self.path.open("r+b", buffering=0)
+        except FileNotFoundError:
+            return
+        with file:
+            status = os.fstat(file.fileno())
+            hole = log_window.hole(
+                status.st_size,
+                self._max_log_bytes,
+                status.st_blksize,
+                PUNCH_MARGIN_BYTES,
+            )
+            if hole is None or sum(hole) <= self._punched_to:
+                return
+            offset = max(hole[0], self._punched_to)
+            _punch_hole(file.fileno(), offset, sum(hole) - offset)
+            self._punched_to = sum(hole)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_int64,
+]
+
+
+def _punch_hole(descriptor: int, offset: int, length: int) -> None:
+    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    if _libc.fallocate(descriptor, mode, offset, length) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))

@@ -1,0 +1,278 @@
+"""The durable folder of one run: what was accepted, how far it got, what was told.
+
+Each file has one writer; docs/architecture.rst has the table. What the worker writes
+appears whole or not at all; what the shim writes may be read before it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from job_runner_worker.errors import RunFolderError
+from job_runner_worker.models import Outcome, Run
+from job_runner_worker.output_file import OutputFile
+
+FORMAT = 1
+"""Grows when an older worker could not read a folder any more."""
+DONE_SUFFIX = ".done"
+_EXIT_STATUS_BYTES = 4
+_PID_BYTES = 64
+_PRIVATE = 0o600
+_END_SEARCH_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process for good: its pid, and when it started, in ticks since boot."""
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptProcess:
+    """The script's main process, and the relay that takes its output."""
+
+    script: ProcessId
+    relay_pid: int
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What ``run.json`` says.
+
+    ``run`` is None until the claim is confirmed. ``failure`` is the outcome of a run
+    whose exit status will never be in the folder: its script did not start, or was
+    interrupted. Times are ISO 8601.
+    """
+
+    run_id: int
+    source: str
+    boot_id: str
+    claimed_at: str
+    max_log_bytes: int
+    end_mark: str
+    run: Run | None = None
+    cgroup: str = ""
+    kill_requests: tuple[int, ...] = ()
+    failure: str = ""
+    failed_at: str = ""
+    format: int = FORMAT
+
+
+class RunFolder:
+    """One folder of the spool."""
+
+    def __init__(self, path: Path, note: Note) -> None:
+        self.path = path
+        self.note = note
+        self.output = OutputFile(path / "output", note.max_log_bytes)
+        self._reported: dict[str, list[str]] = {}
+
+    @classmethod
+    def create(cls, path: Path, note: Note) -> RunFolder:
+        """Make a folder for a run that is about to be claimed."""
+        path.mkdir(mode=0o700)
+        folder = cls(path, note)
+        folder.update_note()
+        return folder
+
+    @classmethod
+    def load(cls, path: Path) -> RunFolder:
+        """Return the folder that an earlier worker left.
+
+        Raises RunFolderError where it is torn, foreign or from a later version.
+        """
+        try:
+            raw = json.loads((path / "run.json").read_bytes())
+            if raw["format"] != FORMAT:
+                raise RunFolderError(
+                    f"{path}/run.json has format {raw['format']!r:.20}; "
+                    f"this version reads format {FORMAT}"
+                )
+            raw["run"] = Run(**raw["run"]) if raw["run"] else None
+            raw["kill_requests"] = tuple(raw["kill_requests"])
+            folder = cls(path, Note(**raw))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(f"{path}/run.json cannot be read: {error}") from error
+        if path.name != str(folder.note.run_id):
+            raise RunFolderError(
+                f"{path}/run.json is about run {folder.note.run_id}: a copied folder?"
+            )
+        # A torn list of reports costs a repeated report, nothing else.
+        with contextlib.suppress(OSError, ValueError):
+            folder._reported = json.loads((path / "reported.json").read_bytes())
+        return folder
+
+    @property
+    def run(self) -> Run:
+        """The run of a confirmed claim."""
+        assert self.note.run is not None
+        return self.note.run
+
+    @property
+    def script_path(self) -> Path:
+        """Where the script stands as it is executed."""
+        return self.path / "script"
+
+    @property
+    def temporary_path(self) -> Path:
+        """The run's own TMPDIR."""
+        return self.path / "tmp"
+
+    @property
+    def bell_path(self) -> Path:
+        """The FIFO on which the shim says that something happened."""
+        return self.path / "bell"
+
+    def update_note(self, **changes: object) -> None:
+        """Change what run.json says, and write it."""
+        if changes:
+            self.note = replace(self.note, **changes)  # type: ignore[arg-type]
+        self._write("run.json", json.dumps(asdict(self.note)).encode())
+
+    def prepare(self, script: bytes) -> None:
+        """Make everything that the shim expects. May be repeated."""
+        self._write("script", script)
+        for name, length in (
+            ("output", 0),
+            # Written at their full size now, so that a full disk cannot lose them.
+            ("exit_status", _EXIT_STATUS_BYTES),
+            ("pid", _PID_BYTES),
+        ):
+            self._create(name, b" " * length)
+        for name in ("work", "tmp"):
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(self.bell_path, _PRIVATE)
+
+    def shim(self) -> ProcessId | None:
+        """Return the shim that began this run, None if none has.
+
+        A `began` without a readable process (the disk was full) is the process 0,
+        which never exists: the run has begun all the same.
+        """
+        content = self._read("began")
+        if content is None:
+            return None
+        numbers = _numbers(content, 2)
+        return ProcessId(*numbers) if numbers else ProcessId(0, 0)
+
+    def script_process(self) -> ScriptProcess | None:
+        """Return the script's process, None if the script has not begun yet."""
+        numbers = _numbers(self._read("pid") or b"", 3)
+        if not numbers:
+            return None
+        pid, start_ticks, relay_pid = numbers
+        return ScriptProcess(
+            ProcessId(pid, start_ticks), relay_pid, self._modified_at("pid")
+        )
+
+    def exit_status(self) -> int | None:
+        """Return the script's exit status, None while there is none."""
+        numbers = _numbers(self._read("exit_status") or b"", 1)
+        return numbers[0] if numbers else None
+
+    def ended_at(self) -> datetime:
+        """Return when the shim wrote the exit status."""
+        return self._modified_at("exit_status")
+
+    def failure(self) -> Outcome | None:
+        """Return the outcome of a run whose script never had an exit status."""
+        if not self.note.failure:
+            return None
+        at = datetime.fromisoformat(self.note.failed_at)
+        return Outcome(None, self.note.failure, at)
+
+    def fail(self, reason: str) -> None:
+        """Give the run an outcome without an exit status, now."""
+        now = datetime.now(UTC).isoformat()
+        self.update_note(failure=reason, failed_at=now)
+
+    def log(self, *, final: bool) -> str:
+        """Return the log as it stands, or as it will stay."""
+        mark = self.note.end_mark
+        end = self.output.find_end(mark.encode()) if final else None
+        content = self.output.read_log(
+            self.output.size() if end is None else end, complete=final
+        )
+        return content.partition(mark)[0]
+
+    def has_end_mark(self) -> bool:
+        """Return whether all that the script printed has reached the output."""
+        mark = self.note.end_mark.encode()
+        return self.output.find_end(mark, _END_SEARCH_BYTES) is not None
+
+    def has_reported(self, reporter: str, step: str) -> bool:
+        """Return whether a reporter has acknowledged a step of the run."""
+        return step in self._reported.get(reporter, ())
+
+    def note_reported(self, reporter: str, step: str) -> None:
+        """Remember that a reporter has acknowledged a step."""
+        self._reported.setdefault(reporter, []).append(step)
+        self._write("reported.json", json.dumps(self._reported).encode())
+
+    def remove(self) -> None:
+        """Remove the folder; nobody can take it for a run's from the first moment.
+
+        Raises OSError where a script left something that cannot be removed.
+        """
+        done = self.path.with_name(self.path.name + DONE_SUFFIX)
+        self.path.rename(done)
+        remove_tree(done)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _modified_at(self, name: str) -> datetime:
+        return datetime.fromtimestamp((self.path / name).stat().st_mtime, UTC)
+
+    def _create(self, name: str, content: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(self.path / name, flags, _PRIVATE)
+            os.write(descriptor, content)
+            os.close(descriptor)
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_atomically(self.path / name, content)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a private file so that it is there as a whole or not at all."""
+    temporary = f"{path}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with open(os.open(temporary, flags, _PRIVATE), "wb", buffering=0) as file:
+        file.write(content)
+    os.rename(temporary, path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, also where a script took its owner's rights away in it."""
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        for folder, _, _ in os.walk(path):
+            os.chmod(folder, 0o700, follow_symlinks=False)
+            for entry in os.scandir(folder):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.path, 0o700)
+        shutil.rmtree(path)
+
+
+def _numbers(content: bytes, count: int) -> list[int] | None:
+    """Return the numbers in a line of the shim's, None while it is not written."""
+    words = content.split()
+    if len(words) != count or not all(word.isdigit() for word in words):
+        return None
+    return [int(word) for word in words]

@@ -1,0 +1,174 @@
+"""Orders by ZeroMQ broadcast: the source of an ordinary Job-Runner worker."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import zmq.green as zmq
+
+from job_runner_worker import protocol
+from job_runner_worker.errors import ProtocolError
+from job_runner_worker.models import Command, Kill, Run
+from job_runner_worker.sources.base import Offer, Source
+
+OVERLAP_SECONDS = 5.0
+"""How long two connections stay open at a reconnect, so that nothing is missed."""
+_HEARTBEAT_PATIENCE = 3
+_log = logging.getLogger(__name__)
+
+
+class Claims(Protocol):
+    """The part of claims.CentralClaims that a source of central orders needs."""
+
+    def look(self, run_id: int, *, patient: bool) -> Offer:
+        """See sources.base.Source."""
+
+    def claim(self, offer: Offer, at: datetime) -> bool:
+        """See sources.base.Source."""
+
+    def fetch(self, offer: Offer) -> Run:
+        """See sources.base.Source."""
+
+    def unfinished(self) -> list[Offer]:
+        """See sources.base.Source."""
+
+    def hand_back(self, offer: Offer) -> None:
+        """See sources.base.Source."""
+
+    def kill_target(self, order: Kill) -> int | None:
+        """See sources.base.Source."""
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastOptions:
+    """Where the broadcaster is, and how long its silence is believed."""
+
+    address: str
+    api_key: str
+    heartbeat_seconds: float
+    reconnect_after_inactivity_seconds: float
+
+
+class BroadcastSource(Source):
+    """Subscribes to the central broadcaster; claims over REST."""
+
+    name = "broadcast"
+
+    def __init__(self, options: BroadcastOptions, claims: Claims) -> None:
+        self._options = options
+        self._claims = claims
+        self._context = zmq.Context()
+        self._current: zmq.Socket | None = None
+        self._previous: zmq.Socket | None = None
+        self._overlaps_until = 0.0
+        self._closed = False
+
+    def commands(self) -> Iterator[Command]:
+        """Yield orders. Nonsense is logged; it costs the connection nothing."""
+        self._current = self._connect()
+        while not self._closed:
+            for frames in self._receive():
+                try:
+                    command = protocol.decode_command(frames, self._options.api_key)
+                except ProtocolError as error:
+                    _log.warning("broadcast ignored: %s", error)
+                    continue
+                if command is not None:
+                    yield command
+
+    def look(self, run_id: int, *, patient: bool = False) -> Offer:
+        """See sources.base.Source."""
+        return self._claims.look(run_id, patient=patient)
+
+    def claim(self, offer: Offer, at: datetime) -> bool:
+        """See sources.base.Source."""
+        return self._claims.claim(offer, at)
+
+    def fetch(self, offer: Offer) -> Run:
+        """See sources.base.Source."""
+        return self._claims.fetch(offer)
+
+    def unfinished(self) -> list[Offer]:
+        """See sources.base.Source."""
+        return self._claims.unfinished()
+
+    def hand_back(self, offer: Offer) -> None:
+        """See sources.base.Source."""
+        self._claims.hand_back(offer)
+
+    def kill_target(self, order: Kill) -> int | None:
+        """See sources.base.Source."""
+        return self._claims.kill_target(order)
+
+    def close(self) -> None:
+        """See sources.base.Source."""
+        self._closed = True
+        self._close_previous()
+        if self._current is not None:
+            self._current.close(linger=0)
+        self._context.term()
+
+    def _receive(self) -> list[list[bytes]]:
+        """Wait for broadcasts; after a long silence, or to end an overlap, return none.
+
+        A socket is drained before anything else is done: a full receive queue
+        together with heartbeats aborts the process in libzmq 4.3.5.
+        """
+        poller = zmq.Poller()
+        sockets = [socket for socket in (self._current, self._previous) if socket]
+        for socket in sockets:
+            poller.register(socket, zmq.POLLIN)
+        if self._previous is not None:
+            patience = OVERLAP_SECONDS
+        else:
+            patience = self._options.reconnect_after_inactivity_seconds
+        ready = dict(poller.poll(patience * 1000))
+        received = [frames for socket in ready for frames in _drain(socket)]
+        if self._previous is not None:
+            if self._current in ready or self._overlaps_until < time.monotonic():
+                self._close_previous()
+        elif not ready:
+            self._reconnect()
+        return received
+
+    def _reconnect(self) -> None:
+        _log.info(
+            "nothing heard from the broadcaster for %g s: connecting again",
+            self._options.reconnect_after_inactivity_seconds,
+        )
+        self._previous, self._current = self._current, self._connect()
+        self._overlaps_until = time.monotonic() + OVERLAP_SECONDS
+
+    def _close_previous(self) -> None:
+        if self._previous is not None:
+            self._previous.close(linger=0)
+            self._previous = None
+
+    def _connect(self) -> zmq.Socket:
+        options = self._options
+        socket = self._context.socket(zmq.SUB)
+        socket.setsockopt(zmq.IPV6, 1)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_FRAME_BYTES)
+        if options.heartbeat_seconds:
+            milliseconds = int(options.heartbeat_seconds * 1000)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
+            socket.setsockopt(
+                zmq.HEARTBEAT_TIMEOUT, milliseconds * _HEARTBEAT_PATIENCE
+            )
+        socket.setsockopt(zmq.SUBSCRIBE, protocol.broadcast_topic(options.api_key))
+        socket.connect(options.address)
+        return socket
+
+
+def _drain(socket: zmq.Socket) -> Iterator[list[bytes]]:
+    try:
+        while True:
+            yield socket.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return

@@ -21,6 +21,7 @@ from job_runner_worker.errors import ApiError
 
 MAX_CONNECTIONS = 16
 MAX_RETRY_AFTER_SECONDS = 600.0
+_DONE = {"GET": 200, "PATCH": 202, "POST": 201}
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 _log = logging.getLogger(__name__)
 
@@ -58,15 +59,7 @@ class ApiClient:
     def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
         """Return the JSON object at a path with query."""
         response = self._send("GET", path, None, patient)
-        try:
-            content = response.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise ApiError(
-                f"GET {path}: answered {response.status_code} with no JSON object: is "
-                "api_base_url the address of a Job-Runner server?"
-            )
+        content: dict[str, Any] = response.json()
         return content
 
     def patch(
@@ -121,8 +114,15 @@ class ApiClient:
         except (requests.RequestException, OSError) as error:
             raise ApiError(f"{what}: no answer: {error}", transient=True) from error
         status = response.status_code
-        if 200 <= status < 300:
+        if status == _DONE[method] and (method != "GET" or _is_object(response)):
             return response
+        if 200 <= status < 300:
+            # Not from the API: a proxy's page must not pass for an acknowledgement.
+            raise ApiError(
+                f"{what}: answered {status} and not as a Job-Runner server does: is "
+                "api_base_url right, is there a proxy in between?",
+                transient=True,
+            )
         if 300 <= status < 400:
             where = response.headers.get("Location", "nowhere")
             raise ApiError(
@@ -186,6 +186,13 @@ def _session(options: ApiOptions) -> requests.Session:
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
+
+
+def _is_object(response: requests.Response) -> bool:
+    try:
+        return isinstance(response.json(), dict)
+    except ValueError:
+        return False
 
 
 def _retry_after(value: str | None) -> float | None:

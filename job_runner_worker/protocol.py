@@ -85,7 +85,7 @@ def decode_event(frames: Sequence[bytes]) -> Event:
         raise ProtocolError("an event has the frames [worker.event, JSON object]")
     message = _decode_object(frames[1])
     try:
-        kind = EventKind(message.get("kind"))
+        kind = EventKind(str(message.get("kind")))
     except ValueError as error:
         raise ProtocolError(f"unknown kind {message.get('kind')!r:.80}") from error
     event = message.get("event")

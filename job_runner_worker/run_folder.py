@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ _EXIT_STATUS_BYTES = 4
 _PID_BYTES = 64
 _PRIVATE = 0o600
 _END_SEARCH_BYTES = 1024 * 1024
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ class Note:
 
     ``run`` is None until the claim is confirmed. ``failure`` is the outcome of a run
     whose exit status will never be in the folder: its script did not start, or was
-    interrupted. Times are ISO 8601.
+    interrupted. ``kill_requests`` have been taken and not been executed. Times are
+    ISO 8601.
     """
 
     run_id: int
@@ -62,6 +66,7 @@ class Note:
     run: Run | None = None
     cgroup: str = ""
     kill_requests: tuple[int, ...] = ()
+    kill_reason: str = ""
     failure: str = ""
     failed_at: str = ""
     format: int = FORMAT
@@ -81,7 +86,7 @@ class RunFolder:
         """Make a folder for a run that is about to be claimed."""
         path.mkdir(mode=0o700)
         folder = cls(path, note)
-        folder.update_note()
+        folder._write_note()
         return folder
 
     @classmethod
@@ -133,10 +138,14 @@ class RunFolder:
         return self.path / "bell"
 
     def update_note(self, **changes: object) -> None:
-        """Change what run.json says, and write it."""
-        if changes:
-            self.note = replace(self.note, **changes)  # type: ignore[arg-type]
-        self._write("run.json", json.dumps(asdict(self.note)).encode())
+        """Change what run.json says.
+
+        A full disk must not stop a run that has been claimed: then the change is
+        known to this process only.
+        """
+        self.note = replace(self.note, **changes)  # type: ignore[arg-type]
+        with self._tolerance("run.json"):
+            self._write_note()
 
     def prepare(self, script: bytes) -> None:
         """Make everything that the shim expects. May be repeated."""
@@ -217,7 +226,8 @@ class RunFolder:
     def note_reported(self, reporter: str, step: str) -> None:
         """Remember that a reporter has acknowledged a step."""
         self._reported.setdefault(reporter, []).append(step)
-        self._write("reported.json", json.dumps(self._reported).encode())
+        with self._tolerance("reported.json"):
+            self._write("reported.json", json.dumps(self._reported).encode())
 
     def remove(self) -> None:
         """Remove the folder; nobody can take it for a run's from the first moment.
@@ -227,6 +237,21 @@ class RunFolder:
         done = self.path.with_name(self.path.name + DONE_SUFFIX)
         self.path.rename(done)
         remove_tree(done)
+
+    def _write_note(self) -> None:
+        self._write("run.json", json.dumps(asdict(self.note)).encode())
+
+    @contextlib.contextmanager
+    def _tolerance(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _log.warning(
+                "run %d: cannot write %s: %s; a restart now would not know of it",
+                self.note.run_id,
+                name,
+                error.strerror,
+            )
 
     def _read(self, name: str) -> bytes | None:
         try:

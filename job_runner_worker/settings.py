@@ -1,8 +1,7 @@
 """What the operator decides: the ini section ``[job_runner_worker]``.
 
-Each setting is declared once, as a field of `Settings`: its type, its default, and in
-its metadata what it is for, its unit and which values are allowed. The example file
-and the error messages are made from that.
+Each setting is declared once, as a field of `Settings`: type, default, and in its
+metadata help, unit and rule. Error messages and the example file are made from that.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import hashlib
 import ipaddress
 import os
 import re
-import textwrap
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -24,9 +22,8 @@ from job_runner_worker.errors import ConfigError
 
 SECTION = "job_runner_worker"
 MASK = "********"
-_LONGEST_KEY_FOLDER_CHARACTERS = 200
-_SHOWN_CHARACTERS = 80
-_EXAMPLE_COLUMNS = 80
+_LONGEST_FOLDER_NAME = 200
+_LONGEST_SHOWN_VALUE = 80
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 InterruptedRuns = Literal["reschedule", "fail"]
@@ -36,339 +33,317 @@ ProcessTracking = Literal["auto", "subreaper"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which texts a setting takes: ``read`` raises ValueError for all others.
-
-    ``allowed`` completes the sentence "must be ...".
-    """
+    """Which texts a setting takes; ``allowed`` ends the sentence "must be ..."."""
 
     allowed: str
-    read: Callable[[str], Any]
+    pattern: str
+    convert: Callable[[str], Any] = str
+    is_right: Callable[[str], bool] = lambda text: True
+
+    def read(self, text: str) -> Any:
+        """Return the value of a text. Raises ValueError."""
+        if re.fullmatch(self.pattern, text) and self.is_right(text):
+            return self.convert(text)
+        raise ValueError(text)
 
 
-def _matching(allowed: str, pattern: str, read: Callable[[str], Any] = str) -> Rule:
-    def checked(text: str) -> Any:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(text)
-        return read(text)
-
-    return Rule(allowed, checked)
-
-
-def _number(
-    kind: type[int] | type[float], low: float, high: float, also: str = ""
-) -> Rule:
-    noun, digits = {
-        int: ("a whole number", r"\d{1,15}"),
-        float: ("a number", r"(\d{1,15}(\.\d*)?|\.\d+)"),
-    }[kind]
-    last = f" to {high:.0f}" if high < float("inf") else " upwards"
-
-    def bounded(text: str) -> float:
-        number = kind(text)
-        if not low <= number <= high:
-            raise ValueError(text)
-        return number
-
-    return _matching(f"{noun} from {low:g}{last}{also}", f"(?a:{digits})", bounded)
-
-
-def _one_of(choices: object) -> Rule:
-    names = get_args(choices)
-    return _matching(" or ".join(names), "|".join(names))
+def _number(kind: type[int] | type[float], low: float, high: float) -> Rule:
+    noun = "a whole number" if kind is int else "a number"
+    digits = "[0-9]{1,15}" if kind is int else r"[0-9]{1,15}(\.[0-9]*)?|\.[0-9]+"
+    upwards = f"to {high:.0f}" if high < float("inf") else "upwards"
+    allowed = f"{noun} from {low:g} {upwards}"
+    return Rule(allowed, digits, kind, lambda text: low <= kind(text) <= high)
 
 
 def _read_host(text: str) -> str:
-    if text.startswith("[") and text.endswith("]"):
-        return str(ipaddress.IPv6Address(text[1:-1]))
-    if ":" in text:
-        return str(ipaddress.IPv6Address(text))
+    if ":" in text or text.startswith("["):
+        return str(ipaddress.IPv6Address(re.sub(r"^\[(.*)\]$", r"\1", text)))
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", text):
         raise ValueError(text)
     return text
 
 
-def _read_url(text: str) -> str:
+def _is_url(text: str) -> bool:
     url = urllib.parse.urlsplit(text)
-    if not re.fullmatch("[!-~]+", text) or re.search(r"[?#@\\]", text):
-        raise ValueError(text)
-    if url.scheme not in ("http", "https") or url.port == 0:
-        raise ValueError(text)
-    _read_host(url.hostname or "")
-    return text.rstrip("/")
+    return bool(_read_host(url.hostname or "")) and url.port != 0
 
 
-def _read_path(text: str) -> Path:
-    if not os.path.isabs(text) or "\0" in text:
-        raise ValueError(text)
-    return Path(text)
-
-
-def _read_folder(text: str) -> Path:
-    if not os.path.isdir(_read_path(text)):
-        raise ValueError(text)
-    return Path(text)
-
-
-def _read_file(text: str) -> Path:
-    if not os.path.isfile(_read_path(text)):
-        raise ValueError(text)
-    return Path(text)
-
-
-def _read_switch(text: str) -> bool:
-    try:
-        return configparser.ConfigParser.BOOLEAN_STATES[text.lower()]
-    except KeyError as error:
-        raise ValueError(text) from error
-
-
-def _read_names(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
+_SWITCHES = configparser.ConfigParser.BOOLEAN_STATES
+_SWITCH = Rule(
+    "yes or no", f"(?i:{'|'.join(_SWITCHES)})", lambda text: _SWITCHES[text.lower()]
+)
 _PORT = _number(int, 1, 65535)
-_HOST = Rule("a host name or an IP address, without scheme and port", _read_host)
-_RESOURCE = _matching(
-    "an ASCII path that begins and ends with a slash, without a query",
+_HOST = Rule("a host name or an IP address without scheme and port", ".+", _read_host)
+_URL = Rule(
+    "an address that begins with http:// or https://, without password and query",
+    r"(?i:https?)://((?![?#@\\])[!-~])+",
+    lambda text: text.rstrip("/"),
+    _is_url,
+)
+_KEY = Rule("one word without a colon", r"[^:\s\x00-\x1f\x7f-\x9f]+")
+_SECRET = Rule("one line without control characters", r"[^\x00-\x1f\x7f-\x9f]+")
+_RESOURCE = Rule(
+    "a plain ASCII path that begins and ends with a slash, without query",
     r"/((?!\.\.?/)[A-Za-z0-9._~-]+/)*",
+)
+_NAMES = Rule(
+    "names or patterns such as LC_*, separated by spaces",
+    "[^=,;:]*",
+    lambda text: tuple(text.split()),
 )
 
 
-def _about(
-    help: str,
-    rule: Rule,
-    *,
-    unit: str = "",
-    derived: str = "",
-    placeholder: str = "",
-) -> dict[str, Any]:
-    """Return a field's metadata. ``derived`` says what the default follows from."""
-    return {
-        "help": help,
-        "rule": rule,
-        "unit": unit,
-        "derived": derived,
-        "placeholder": placeholder,
-    }
+def _setting(help: str, rule: Rule, default: Any = MISSING, **about: str) -> Any:
+    """Declare a setting: required, unless it has a default or is derived.
+
+    ``about``: its ``unit``; ``derived``, what its default follows from; ``example``.
+    """
+    metadata = {"help": help, "rule": rule, "unit": "", "derived": "", "example": ""}
+    is_shown = rule is not _SECRET
+    return field(default=default, repr=is_shown, metadata=metadata | about)
 
 
-def _seconds(help: str, low: float, high: float = 86400, off: str = "") -> Any:
-    return _about(help, _number(float, low, high, off), unit="seconds")
+def _seconds(default: float, low: float, high: float, help: str) -> Any:
+    return _setting(help, _number(float, low, high), default, unit="seconds")
+
+
+def _one_of(choices: object, default: str, help: str) -> Any:
+    names = get_args(choices)
+    return _setting(help, Rule(" or ".join(names), "|".join(names)), default)
+
+
+def _resource(objects: str, default: str) -> Any:
+    return _setting(f"Where the central server has {objects}.", _RESOURCE, default)
+
+
+def _server(help: str) -> Any:
+    return _setting(help, _HOST, derived="the host of api_base_url")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """The effective settings of a worker. Made by `load` or `parse`."""
+    """The effective settings of a worker; `load` and `parse` make them."""
 
-    api_base_url: str = field(
-        metadata=_about(
-            "The address of the central server; the *_resource_uri below follow it.",
-            Rule(
-                "an address that starts with http:// or https://, with a host,"
-                " without password and query",
-                _read_url,
-            ),
-            placeholder="https://jobs.example.com",
-        )
+    api_base_url: str = _setting(
+        "The central server.", _URL, example="https://jobs.example.com"
     )
-    api_key: str = field(
-        metadata=_about(
-            "The worker's name at the central server.",
-            _matching("one word without a colon", r"[^:\s\x00-\x1f\x7f-\x9f]+"),
-            placeholder="my-worker",
-        )
+    api_key: str = _setting(
+        "The worker's name at the central server.", _KEY, example="my-worker"
     )
-    secret: str = field(
-        repr=False,
-        metadata=_about(
-            "What the worker signs its requests with; as given at the central"
-            " server. Everything after the equals sign counts, also # and ; and %.",
-            _matching(
-                "one line without control characters", r"[^\x00-\x1f\x7f-\x9f]+"
-            ),
-            placeholder="change-me",
-        ),
+    secret: str = _setting(
+        "The key that requests are signed with.", _SECRET, example="change-me"
     )
-    concurrent_jobs: int = field(
-        default=4,
-        metadata=_about("How many runs go on at once.", _number(int, 1, 10000)),
+    concurrent_jobs: int = _setting(
+        "How many runs go on at once.", _number(int, 1, 10000), 4
     )
-    log_level: LogLevel = field(
-        default="info",
-        metadata=_about(
-            "From which level on the worker tells what it does, on stderr.",
-            _one_of(LogLevel),
-        ),
+    log_level: LogLevel = _one_of(LogLevel, "info", "How much is told on stderr.")
+    max_log_bytes: int = _setting(
+        "Of a longer output the first 20 % and the last 80 % of this are kept.",
+        _number(int, 1024, float("inf")),
+        819200,
+        unit="bytes",
     )
-    max_log_bytes: int = field(
-        default=819200,
-        metadata=_about(
-            "What is kept of a longer output: the first 20 % and the last 80 % of"
-            " this.",
-            _number(int, 1024, float("inf")),
-            unit="bytes",
-        ),
+    ws_server_hostname: str = _server("The WebSocket server, which takes events.")
+    ws_server_port: int = _setting(
+        "The port of the WebSocket server for events.", _PORT, 5555
     )
-    ws_server_hostname: str = field(
-        metadata=_about(
-            "Where the WebSocket server takes events.",
-            _HOST,
-            derived="the host of api_base_url",
-        )
+    script_temp_path: Path = _setting(
+        "Where it is given and spool_path is not, the spool is below this folder.",
+        Rule("the absolute path of a folder that exists", "/.*", Path, os.path.isdir),
+        Path("/tmp"),
     )
-    ws_server_port: int = field(
-        default=5555,
-        metadata=_about("The port of the WebSocket server for events.", _PORT),
+    broadcaster_server_hostname: str = _server("The broadcaster, which sends orders.")
+    broadcaster_server_port: int = _setting("The broadcaster's port.", _PORT, 5556)
+    reconnect_after_inactivity: float = _seconds(
+        600.0, 0.1, 86400, "After how long a silence of the broadcaster to reconnect."
     )
-    script_temp_path: Path = field(
-        default=Path("/tmp"),
-        metadata=_about(
-            "A folder. Where it is given here and spool_path is not, the spool is"
-            " in it.",
-            Rule("the absolute path of a folder that exists", _read_folder),
-        ),
+    worker_resource_uri: str = _resource("workers", "/api/v1/worker/")
+    run_resource_uri: str = _resource("runs", "/api/v1/run/")
+    run_log_resource_uri: str = _resource("logs", "/api/v1/run_log/")
+    kill_request_resource_uri: str = _resource("kill orders", "/api/v1/kill_request/")
+    job_resource_uri: str = _resource("jobs", "/api/v1/job/")
+    spool_path: Path = _setting(
+        "Where runs are kept until they are reported; has to survive a reboot.",
+        Rule("an absolute path", "/[^\0]*", Path),
+        derived="<script_temp_path>/job_runner_worker/<api_key> where script_temp_path"
+        " is given, else <api_key> in systemd's $STATE_DIRECTORY, else"
+        " job_runner_worker/<api_key> in $XDG_STATE_HOME or ~/.local/state",
     )
-    broadcaster_server_hostname: str = field(
-        metadata=_about(
-            "Where the broadcaster sends orders from.",
-            _HOST,
-            derived="the host of api_base_url",
-        )
+    log_flush_seconds: float = _seconds(
+        1.0, 0.05, 3600, "How often the log of a live run is sent, if it grew."
     )
-    broadcaster_server_port: int = field(
-        default=5556,
-        metadata=_about("The port of the broadcaster.", _PORT),
+    offer_ttl_seconds: float = _seconds(
+        4.0, 0, 3600, "How long an offer is remembered while every slot is taken."
     )
-    reconnect_after_inactivity: float = field(
-        default=600.0,
-        metadata=_seconds(
-            "After how long without a word from the broadcaster the worker connects"
-            " anew. A broadcaster says something every 300 seconds.",
-            0.1,
-        ),
+    kill_grace_seconds: float = _seconds(
+        5.0, 0, 3600, "How long a killed run has between TERM and KILL."
     )
-    worker_resource_uri: str = field(
-        default="/api/v1/worker/",
-        metadata=_about("The path of workers at the central server.", _RESOURCE),
+    interrupted_runs: InterruptedRuns = _one_of(
+        InterruptedRuns, "reschedule", "What becomes of runs that a reboot cut short."
     )
-    run_resource_uri: str = field(
-        default="/api/v1/run/",
-        metadata=_about("The path of runs at the central server.", _RESOURCE),
+    leftover_processes: LeftoverProcesses = _one_of(
+        LeftoverProcesses, "leave", "What becomes of processes that outlive a script."
     )
-    run_log_resource_uri: str = field(
-        default="/api/v1/run_log/",
-        metadata=_about("The path of logs at the central server.", _RESOURCE),
+    verify_ssl: bool = _setting(
+        "Whether the certificate of an https server has to be valid.", _SWITCH, True
     )
-    kill_request_resource_uri: str = field(
-        default="/api/v1/kill_request/",
-        metadata=_about("The path of kill requests at the central server.", _RESOURCE),
+    ca_bundle: Path | None = _setting(
+        "Certificates of the authorities to trust instead of the usual ones.",
+        Rule("the absolute path of a file that exists", "/.*", Path, os.path.isfile),
+        None,
     )
-    job_resource_uri: str = field(
-        default="/api/v1/job/",
-        metadata=_about("The path of jobs at the central server.", _RESOURCE),
+    http_timeout_seconds: float = _seconds(
+        30.0, 0.1, 3600, "How long the central server may take for a request."
     )
-    spool_path: Path = field(
-        metadata=_about(
-            "Where runs are kept until everything about them is reported. It has to"
-            " survive a reboot.",
-            Rule("an absolute path", _read_path),
-            derived="<script_temp_path>/job_runner_worker/<api_key> where"
-            " script_temp_path is given; else <api_key> in systemd's"
-            " $STATE_DIRECTORY; else job_runner_worker/<api_key> in $XDG_STATE_HOME"
-            " or ~/.local/state",
-        )
+    zmq_heartbeat_seconds: float = _seconds(
+        15.0, 0, 3600, "How often ZeroMQ connections are tested; 0 for never."
     )
-    log_flush_seconds: float = field(
-        default=1.0,
-        metadata=_seconds(
-            "How often the log of a run that goes on is sent, if it grew.", 0.05, 3600
-        ),
+    process_tracking: ProcessTracking = _one_of(
+        ProcessTracking, "auto", "Whether runs get a cgroup v2 where one is possible."
     )
-    offer_ttl_seconds: float = field(
-        default=4.0,
-        metadata=_seconds(
-            "How long an offered run is remembered while every slot is taken. An"
-            " original broadcaster offers it again after 5 seconds.",
-            0,
-            3600,
-        ),
+    environment: tuple[str, ...] = _setting(
+        "Which of the worker's own environment variables scripts get.",
+        _NAMES,
+        ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_*", "TZ"),
     )
-    kill_grace_seconds: float = field(
-        default=5.0,
-        metadata=_seconds(
-            "How long a killed run has between TERM and KILL.",
-            0,
-            3600,
-            ", 0 for KILL at once",
-        ),
+    drain_report_seconds: float = _seconds(
+        10.0, 0, 3600, "How long an ordered stop waits for due reports to be taken."
     )
-    interrupted_runs: InterruptedRuns = field(
-        default="reschedule",
-        metadata=_about(
-            "What becomes of runs that a reboot cut short: they are offered again,"
-            " or they have failed.",
-            _one_of(InterruptedRuns),
-        ),
+
+
+def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Settings:
+    """Return the settings in an ini file.
+
+    ``environ`` says where the spool is by default (STATE_DIRECTORY, XDG_STATE_HOME,
+    HOME). Raises ConfigError, whose message is one line without the secret.
+    """
+    origin = os.fspath(path)
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try:
+        parser.read_string(Path(path).read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        # Without its cause: that one shows lines of the file, perhaps the secret's.
+        place = getattr(error, "section", ""), getattr(error, "option", "")
+        raise _error(origin, _why_unreadable(error), *place) from None
+    for name in parser.sections():
+        if name != SECTION:
+            raise _error(origin, f"unknown, {_remedy(name, [SECTION])}", name)
+    if not parser.has_section(SECTION):
+        raise _error(origin, "no such section, add it", SECTION)
+    return parse(parser[SECTION], environ, origin)
+
+
+def parse(
+    options: Mapping[str, str], environ: Mapping[str, str], origin: str = "settings"
+) -> Settings:
+    """Return the settings in names and texts; ``origin`` begins error messages.
+
+    An empty text stands for the default where that is derived or none at all.
+    """
+    known = {each.name: each for each in fields(Settings)}
+    for name in options:
+        if name not in known:
+            raise _error(origin, f"unknown, {_remedy(name, known)}", SECTION, name)
+    values: dict[str, Any] = {}
+    for name, each in known.items():
+        text = options.get(name, "").strip()
+        if text or (name in options and each.default not in (MISSING, None)):
+            values[name] = _value(origin, each, text)
+        elif is_required(each):
+            raise _error(origin, f"is missing, add `{name} = ...`", SECTION, name)
+    host = _read_host(urllib.parse.urlsplit(values["api_base_url"]).hostname or "")
+    values.setdefault("ws_server_hostname", host)
+    values.setdefault("broadcaster_server_hostname", host)
+    if "spool_path" not in values:
+        values["spool_path"] = _default_spool_path(origin, values, environ)
+    return Settings(**values)
+
+
+def describe(settings: Settings) -> list[tuple[str, str]]:
+    """Return names and values as an ini file has them, the secret masked."""
+    return [
+        (each.name, text_of(getattr(settings, each.name)) if each.repr else MASK)
+        for each in fields(settings)
+    ]
+
+
+def is_required(setting: Field[Any]) -> bool:
+    """Return whether a field of Settings has to stand in the file."""
+    return setting.default is MISSING and not setting.metadata["derived"]
+
+
+def text_of(value: object) -> str:
+    """Return a setting's value as an ini file has it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return "" if value is None else str(value)
+
+
+def _value(origin: str, setting: Field[Any], text: str) -> Any:
+    """Read a text; one of several lines is not shown: the secret may be among them."""
+    rule: Rule = setting.metadata["rule"]
+    try:
+        return rule.read(text)
+    except ValueError:
+        shown = re.sub("//.*@", f"//{MASK}@", text)[:_LONGEST_SHOWN_VALUE]
+        got = f", got {shown!r}" if setting.repr else ""
+        if "\n" in text:
+            got = ", got several lines, unindent the lower ones"
+    raise _error(origin, f"must be {rule.allowed}{got}", SECTION, setting.name)
+
+
+def _default_spool_path(
+    origin: str, values: Mapping[str, Any], environ: Mapping[str, str]
+) -> Path:
+    places = (
+        (values.get("script_temp_path", ""), SECTION),
+        (environ.get("STATE_DIRECTORY", "").split(":")[0], ""),
+        (environ.get("XDG_STATE_HOME", ""), SECTION),
+        (environ.get("HOME", ""), f".local/state/{SECTION}"),
     )
-    leftover_processes: LeftoverProcesses = field(
-        default="leave",
-        metadata=_about(
-            "What becomes of processes that a script leaves behind when it ends.",
-            _one_of(LeftoverProcesses),
-        ),
-    )
-    verify_ssl: bool = field(
-        default=True,
-        metadata=_about(
-            "Whether the certificate of an https server has to be valid.",
-            Rule("yes or no", _read_switch),
-        ),
-    )
-    ca_bundle: Path | None = field(
-        default=None,
-        metadata=_about(
-            "The certificates of the authorities to trust instead of the usual ones.",
-            Rule("the absolute path of a file that exists", _read_file),
-        ),
-    )
-    http_timeout_seconds: float = field(
-        default=30.0,
-        metadata=_seconds(
-            "How long the central server may be silent during a request.", 0.1, 3600
-        ),
-    )
-    zmq_heartbeat_seconds: float = field(
-        default=15.0,
-        metadata=_seconds(
-            "How often the ZeroMQ connections are tested.", 0, 3600, ", 0 for never"
-        ),
-    )
-    process_tracking: ProcessTracking = field(
-        default="auto",
-        metadata=_about(
-            "How the processes of a run are told from others: auto makes a cgroup v2"
-            " for each run where the worker may write one, beside the subreaping"
-            " shim that every run has; subreaper never makes a cgroup.",
-            _one_of(ProcessTracking),
-        ),
-    )
-    environment: tuple[str, ...] = field(
-        default=("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_*", "TZ"),
-        metadata=_about(
-            "Which of the worker's own environment variables scripts get.",
-            _matching(
-                "names or patterns such as LC_*, with spaces between them",
-                r"[^=,]*",
-                _read_names,
-            ),
-        ),
-    )
-    drain_report_seconds: float = field(
-        default=10.0,
-        metadata=_seconds(
-            "How long an ordered stop waits until the central server has taken the"
-            " reports that are due. The next worker reports the others.",
-            0,
-            3600,
-        ),
-    )
+    for place, below in places:
+        if os.path.isabs(place):
+            return Path(place, below, _folder_name(values["api_key"]))
+    remedy = "has no default without $HOME, give an absolute path"
+    raise _error(origin, remedy, SECTION, "spool_path")
+
+
+def _folder_name(api_key: str) -> str:
+    """Return one folder's name that no other key has."""
+    name = urllib.parse.quote(api_key, safe="")
+    if len(name) > _LONGEST_FOLDER_NAME:
+        return f"{name[:100]}%sha256-{hashlib.sha256(api_key.encode()).hexdigest()}"
+    return name if name.strip(".") else name.replace(".", "%2E")
+
+
+def _why_unreadable(error: Exception) -> str:
+    match error:
+        case IsADirectoryError():
+            return "is a folder, give the path of an ini file"
+        case OSError():
+            return f"{error.strerror}, give the path of an ini file that can be read"
+        case UnicodeDecodeError():
+            return f"byte {error.start} is not UTF-8, save it as text in UTF-8"
+        case configparser.DuplicateSectionError() | configparser.DuplicateOptionError():
+            return f"again in line {error.lineno}, keep one of the two"
+        case configparser.MissingSectionHeaderError():
+            return f"no ini file: line {error.lineno} stands before [{SECTION}]"
+        case configparser.ParsingError():
+            return f"line {error.errors[0][0]} is not `name = value`, correct it"
+    return "no ini file"
+
+
+def _remedy(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    return f"did you mean {near[0]}?" if near else "remove it"
+
+
+def _error(origin: str, what: str, section: str = "", option: str = "") -> ConfigError:
+    place = " ".join(word for word in (section and f"[{section}]", option) if word)
+    line = f"{origin}: {place}{': ' if place else ''}{what}"
+    one_line = line if line.isprintable() else repr(line)[1:-1]
+    return ConfigError(one_line, section, option)

@@ -71,7 +71,9 @@ class Spool:
             os.close(self._lock)
             self._lock = None
 
-    def create(self, run_id: int, source: str, claimed_at: str, limit: int) -> RunFolder:
+    def create(
+        self, run_id: int, source: str, claimed_at: str, limit: int
+    ) -> RunFolder:
         """Make the folder of a run that is about to be claimed.
 
         ``limit`` is max_log_bytes: it holds for this run whatever the settings say

@@ -43,6 +43,9 @@ class Execution(Protocol):
 class Executor(Protocol):
     """Starts runs and takes up those that an earlier worker started."""
 
+    def open(self) -> None:
+        """Get ready. Called once, before the first run."""
+
     def start(self, run: Run, folder: RunFolder) -> Execution:
         """Begin the script, at most once per folder.
 

@@ -1,7 +1,6 @@
 """A cgroup v2 for each run, where the worker may make one.
 
-Only the script's tree is put into it, by the shim; the shim and its relay stay where
-the worker was. So ``cgroup.kill`` ends the run and leaves its witnesses.
+The shim is born in it, and so everything is that the script starts: nobody can leave.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Cgroups:
         cgroup.mkdir(exist_ok=True)
         return cgroup
 
-    def close(self) -> None:
+    def sweep(self) -> None:
         """Remove what is empty; cgroups with left-over processes stay."""
         with contextlib.suppress(OSError):
             for entry in os.scandir(self._parent):
@@ -57,7 +56,7 @@ def find(spool_path: Path, proc: Path = Path("/proc/self")) -> Cgroups | None:
     # cgroup.kill came with Linux 5.14.
     if os.access(parent / "cgroup.kill", os.W_OK):
         return cgroups
-    cgroups.close()
+    cgroups.sweep()
     return None
 
 

@@ -22,7 +22,6 @@ from job_runner_worker.executors import cgroup, shebang
 from job_runner_worker.executors.process_tree import (
     ProcessTree,
     is_alive,
-    send_signal,
 )
 from job_runner_worker.executors.spawner import Spawner
 from job_runner_worker.models import Outcome, Run
@@ -34,6 +33,7 @@ SHIM_LOST = "the run's shim was killed, so nobody knows how the script would hav
 _RELAY_PATIENCE_SECONDS = 2.0
 """How long the output may stand still before a missing end mark is given up."""
 _RELAY_PAUSE_SECONDS = 0.02
+_SHIM_EXIT_SECONDS = 5.0
 _PUNCH_EVERY_BYTES = 4 * 1024 * 1024
 _SHORTEST_PUNCH_SECONDS = 0.02
 _LONGEST_PUNCH_SECONDS = 1.0
@@ -64,7 +64,7 @@ class LocalExecutor:
         self._spawner = Spawner()
         self._live: set[LocalExecution] = set()
         self._has_new = Event()
-        self._puncher: gevent.Greenlet | None = None
+        self._puncher: gevent.Greenlet[[], None] | None = None
 
     def open(self) -> None:
         """Start what the first run would otherwise wait for."""
@@ -82,7 +82,8 @@ class LocalExecutor:
             execution = LocalExecution(folder, self._options)
         except OSError as error:
             raise StartError(f"cannot write the run folder: {error}") from error
-        self._spawner.spawn(folder.path, self._argv(folder, command), environment)
+        argv = self._argv(folder, command)
+        self._spawner.spawn(folder.path, argv, environment, folder.note.cgroup)
         return self._begin(execution)
 
     def attach(self, run: Run, folder: RunFolder) -> LocalExecution | None:
@@ -93,7 +94,7 @@ class LocalExecutor:
         execution = LocalExecution(folder, self._options, attached=True)
         if folder.exit_status() is None:
             # An earlier worker may have died in the middle of a kill.
-            send_signal(shim, signal.SIGCONT)
+            execution.tree().wake()
         return self._begin(execution)
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class LocalExecutor:
         if self._puncher is not None:
             self._puncher.kill()
         if self._cgroups is not None:
-            self._cgroups.close()
+            self._cgroups.sweep()
         self._spawner.close()
 
     def _begin(self, execution: LocalExecution) -> LocalExecution:
@@ -122,7 +123,7 @@ class LocalExecutor:
     def _argv(self, folder: RunFolder, command: list[str]) -> list[str]:
         leftovers = "kill" if self._options.kill_leftovers else "leave"
         note = folder.note
-        shim = [SHELL, str(SHIM), str(folder.path), note.end_mark, note.cgroup]
+        shim = [SHELL, str(SHIM), str(folder.path), note.end_mark]
         return [*shim, leftovers, *command]
 
     def _environment_of(self, run: Run, folder: RunFolder) -> dict[str, str]:
@@ -168,7 +169,7 @@ class LocalExecution:
         self._kill_reason = ""
         self._attached = attached
         self._outcome: AsyncResult[Outcome] = AsyncResult()
-        self._watcher: gevent.Greenlet | None = None
+        self._watcher: gevent.Greenlet[..., None] | None = None
         self._pace = _Pace()
         # Opened before the shim is looked at: what it says from now on is heard.
         self._bell: int | None = os.open(
@@ -216,7 +217,7 @@ class LocalExecution:
                 return
             earlier_reason = self._kill_reason
             self._kill_reason = earlier_reason or reason
-            if not self._tree().kill(self._options.kill_grace_seconds):
+            if not self.tree().kill(self._options.kill_grace_seconds):
                 self._kill_reason = earlier_reason
 
     def punch(self) -> float:
@@ -241,38 +242,42 @@ class LocalExecution:
         while self._folder.exit_status() is None and self._listen():
             pass
         exit_status = self._folder.exit_status()
-        if exit_status is None:
-            outcome = self._lost()
-        else:
-            outcome = self._ended(exit_status)
+        outcome = self._lost() if exit_status is None else self._ended(exit_status)
         on_end(self)
-        if self._folder.note.cgroup:
-            cgroup.remove(Path(self._folder.note.cgroup))
         self._outcome.set(outcome)
+        self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        """Remove the cgroup as soon as the shim has left it; leftovers keep it."""
+        own_cgroup = self._folder.note.cgroup
+        if own_cgroup:
+            deadline = time.monotonic() + _SHIM_EXIT_SECONDS
+            while self._listen(_SHIM_EXIT_SECONDS) and time.monotonic() < deadline:
+                pass
+            cgroup.remove(Path(own_cgroup))
         self._watcher = None
         self.let_go()
 
     def _ended(self, exit_status: int) -> Outcome:
         if self._options.kill_leftovers:
-            self._tree().kill(self._options.kill_grace_seconds)
+            self.tree().kill(self._options.kill_grace_seconds)
         self._wait_for_relay()
         reason = self._kill_reason
-        if self._attached and not reason and exit_status and self._was_killed_before():
-            reason = f"killed on request {self._folder.note.kill_requests[0]}"
+        if self._attached and exit_status:
+            reason = reason or self._folder.note.kill_reason
         return Outcome(exit_status, reason, self._folder.ended_at())
-
-    def _was_killed_before(self) -> bool:
-        return bool(self._folder.note.kill_requests)
 
     def _lost(self) -> Outcome:
         """Nobody is left to write the exit status: end what is left of the run."""
-        self._tree().kill(0)
-        self._folder.fail(self._kill_reason or SHIM_LOST)
+        self.tree().kill(0)
+        reason = self._kill_reason or self._folder.note.kill_reason
+        self._folder.fail(reason or SHIM_LOST)
         failure = self._folder.failure()
         assert failure is not None
         return failure
 
-    def _tree(self) -> ProcessTree:
+    def tree(self) -> ProcessTree:
+        """Return all processes of this run but its shim and relay."""
         shim = self._folder.shim()
         assert shim is not None
         relay_pid = self._process.relay_pid if self._process else 0

@@ -17,6 +17,7 @@ DEAD_STATES = ("Z", "X", "x")
 """A zombie is dead: it only waits for its parent to take note."""
 _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.05
+_LAST_RESORT_SECONDS = 5.0
 
 
 class ProcessTree:
@@ -66,7 +67,12 @@ class ProcessTree:
             told = self._terminate(time.monotonic() + grace_seconds)
             return self._kill_the_rest() or bool(told)
         finally:
-            send_signal(self._shim, signal.SIGCONT)
+            self.wake()
+
+    def wake(self) -> None:
+        """Undo what a kill does to the shim; a worker may have died within one."""
+        self._write_to_cgroup("cgroup.freeze", "0")
+        send_signal(self._shim, signal.SIGCONT)
 
     def _terminate(self, deadline: float) -> set[ProcessId]:
         """Send TERM once to everybody, also to those who come later."""
@@ -85,18 +91,29 @@ class ProcessTree:
         return told
 
     def _kill_the_rest(self) -> bool:
-        """A process may fork between the listing and the signal: list again."""
+        """A process may fork between the listing and the signal: list again.
+
+        Not so in a frozen cgroup. Where even that leads to no end, the whole cgroup is
+        killed: the shim too, so that the exit status is lost.
+        """
         found = False
         pauses = _pauses()
+        last_resort_at = time.monotonic() + _LAST_RESORT_SECONDS
         while members := self.members():
+            if not found:
+                self._write_to_cgroup("cgroup.freeze", "1")
             found = True
-            if self._cgroup is not None:
-                with contextlib.suppress(OSError):
-                    (self._cgroup / "cgroup.kill").write_text("1")
             for member in members:
                 send_signal(member, signal.SIGKILL)
+            if time.monotonic() > last_resort_at:
+                self._write_to_cgroup("cgroup.kill", "1")
             self._sleep(next(pauses))
         return found
+
+    def _write_to_cgroup(self, name: str, content: str) -> None:
+        if self._cgroup is not None:
+            with contextlib.suppress(OSError):
+                (self._cgroup / name).write_text(content)
 
 
 def identify(pid: int) -> ProcessId | None:

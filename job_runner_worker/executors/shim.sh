@@ -2,7 +2,7 @@
 # script's tree of processes together (it is a subreaper), and writes down what
 # happens. The run folder's files are described in docs/architecture.rst.
 #
-#     sh shim.sh FOLDER END_MARK CGROUP LEFTOVERS INTERPRETER [ARGUMENT ...] SCRIPT
+#     sh shim.sh FOLDER END_MARK LEFTOVERS INTERPRETER [ARGUMENT ...] SCRIPT
 #
 # Descriptors: 3 is the bell (a line for whoever listens, now or later), 4 and 5 are
 # the reading and the writing end of the output pipe.
@@ -20,8 +20,8 @@ identify() {
 
 shim() {
     cd "$1" || exit
-    end_mark=$2 cgroup=$3 leftovers=$4
-    shift 4
+    end_mark=$2 leftovers=$3
+    shift 3
     # A script may signal its whole process group, `kill 0`: the shim lives on.
     trap : $signals
     identify
@@ -40,7 +40,6 @@ shim() {
 
     (
         trap - $signals
-        [ -z "$cgroup" ] || echo 0 >"$cgroup/cgroup.procs"
         identify
         echo "$own_pid $own_start $relay" 1<>pid
         echo started >&3

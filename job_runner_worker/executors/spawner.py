@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -34,14 +35,23 @@ class Spawner:
                 self._connect()
 
     def spawn(
-        self, folder: Path, argv: Sequence[str], environment: Mapping[str, str]
+        self,
+        folder: Path,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        cgroup: str = "",
     ) -> int:
         """Return the pid of a new shim, the leader of its own session.
 
-        Raises StartError where there was no fork.
+        It is born in the cgroup where that can be done. Raises StartError where there was no fork.
         """
         request = json.dumps(
-            {"folder": str(folder), "argv": list(argv), "env": dict(environment)}
+            {
+                "folder": str(folder),
+                "argv": list(argv),
+                "env": dict(environment),
+                "cgroup": cgroup,
+            }
         ).encode()
         with self._lock:
             try:
@@ -62,7 +72,9 @@ class Spawner:
                 self._connection.close()
                 self._connection = None
             if self._helper_pid is not None:
-                os.waitpid(self._helper_pid, 0)
+                # The event loop may have reaped it already.
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PID, self._helper_pid, os.WEXITED)
                 self._helper_pid = None
 
     def _ask(self, request: bytes) -> dict[str, str]:
@@ -83,6 +95,8 @@ class Spawner:
     def _connect(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
+            # A pair made under gevent does not block; the helper has no loop.
+            os.set_blocking(theirs.fileno(), True)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             self._helper_pid = os.posix_spawn(
                 sys.executable,

@@ -20,6 +20,9 @@ class Reporter:
     name: str = "reporter"
     acknowledges: bool = False
 
+    def open(self) -> None:
+        """Get ready. Called once, before anything is told."""
+
     def enqueued(self, run: Run, at: datetime) -> None:
         """The run is this worker's."""
 

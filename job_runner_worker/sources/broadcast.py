@@ -63,8 +63,8 @@ class BroadcastSource(Source):
         self._options = options
         self._claims = claims
         self._context = zmq.Context()
-        self._current: zmq.Socket | None = None
-        self._previous: zmq.Socket | None = None
+        self._current: zmq.Socket[bytes] | None = None
+        self._previous: zmq.Socket[bytes] | None = None
         self._overlaps_until = 0.0
         self._closed = False
 
@@ -127,7 +127,7 @@ class BroadcastSource(Source):
             patience = OVERLAP_SECONDS
         else:
             patience = self._options.reconnect_after_inactivity_seconds
-        ready = dict(poller.poll(patience * 1000))
+        ready = dict(poller.poll(int(patience * 1000)))
         received = [frames for socket in ready for frames in _drain(socket)]
         if self._previous is not None:
             if self._current in ready or self._overlaps_until < time.monotonic():
@@ -149,7 +149,7 @@ class BroadcastSource(Source):
             self._previous.close(linger=0)
             self._previous = None
 
-    def _connect(self) -> zmq.Socket:
+    def _connect(self) -> zmq.Socket[bytes]:
         options = self._options
         socket = self._context.socket(zmq.SUB)
         socket.setsockopt(zmq.IPV6, 1)
@@ -166,7 +166,7 @@ class BroadcastSource(Source):
         return socket
 
 
-def _drain(socket: zmq.Socket) -> Iterator[list[bytes]]:
+def _drain(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
     try:
         while True:
             yield socket.recv_multipart(zmq.NOBLOCK)

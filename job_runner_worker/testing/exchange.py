@@ -16,6 +16,7 @@ from typing import Any
 import zmq
 
 from job_runner_worker import protocol
+from job_runner_worker.errors import ProtocolError
 
 _PIPE = "inproc://commands"
 _REBIND_SECONDS = 5.0
@@ -46,8 +47,8 @@ class Exchange:
         """How many connections subscribe to a topic now."""
         self._changing = changing
         self._host = host
-        self._context = zmq.Context()
-        self._pipe = self._context.socket(zmq.PUSH)
+        self._context: zmq.Context[zmq.Socket[bytes]]
+        self._pipe: zmq.Socket[bytes]
         self._pipe_lock = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="zmq")
         self._answers = threading.Semaphore(0)
@@ -55,8 +56,11 @@ class Exchange:
 
     def start(self) -> None:
         """Bind the sockets. Raises zmq.ZMQError where a given port is taken."""
-        self._thread.start()
+        self._context = zmq.Context()
+        self._pipe = self._context.socket(zmq.PUSH)
+        self._pipe.setsockopt(zmq.SNDTIMEO, round(_JOIN_SECONDS * 1000))
         self._pipe.connect(_PIPE)
+        self._thread.start()
         self._wait_for_answer()
 
     def publish(self, frames: Sequence[bytes]) -> None:
@@ -70,13 +74,18 @@ class Exchange:
 
     def close(self) -> None:
         """Close the sockets; orders that are not sent yet are lost."""
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            return
+        # A thread that failed has closed its end of the pipe.
+        if self._error is None:
             self._tell(b"stop")
-            self._thread.join(_JOIN_SECONDS)
+        self._thread.join(_JOIN_SECONDS)
         self._pipe.close(linger=0)
         self._context.term()
 
     def _tell(self, *frames: bytes) -> None:
+        if self._error is not None:
+            raise self._error
         with self._pipe_lock:
             self._pipe.send_multipart(frames)
 
@@ -96,10 +105,8 @@ class Exchange:
             self.events_port = self._bind(events, self.events_port)
             self._bind_broadcast(broadcast)
             self._answers.release()
+            poller = _poller(commands, events, broadcast)
             while True:
-                poller = zmq.Poller()
-                for end in (commands, events, broadcast):
-                    poller.register(end, zmq.POLLIN)
                 ready = dict(poller.poll())
                 if broadcast in ready:
                     self._note_subscription(broadcast.recv())
@@ -112,6 +119,7 @@ class Exchange:
                     return
                 if name == b"restart":
                     broadcast = self._rebound(broadcast)
+                    poller = _poller(commands, events, broadcast)
                 else:
                     broadcast.send_multipart(frames)
         except Exception as error:
@@ -127,8 +135,8 @@ class Exchange:
             end.setsockopt(zmq.IPV6, 1)
         host = f"[{self._host}]" if ":" in self._host else self._host
         end.bind(f"tcp://{host}:{port or '*'}")
-        endpoint: bytes = end.getsockopt(zmq.LAST_ENDPOINT)
-        return int(endpoint.rpartition(b":")[2])
+        endpoint: str = end.get_string(zmq.LAST_ENDPOINT)
+        return int(endpoint.rpartition(":")[2])
 
     def _bind_broadcast(self, broadcast: zmq.Socket[bytes]) -> None:
         broadcast.setsockopt(zmq.SNDHWM, 0)
@@ -164,7 +172,14 @@ class Exchange:
         with self._changing():
             try:
                 protocol.decode_event(frames)
-            except protocol.ProtocolError:
+            except ProtocolError:
                 self.bad_events.append(frames)
             else:
                 self.events.append(json.loads(frames[1]))
+
+
+def _poller(*ends: zmq.Socket[bytes]) -> zmq.Poller:
+    poller = zmq.Poller()
+    for end in ends:
+        poller.register(end, zmq.POLLIN)
+    return poller

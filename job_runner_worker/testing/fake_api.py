@@ -32,7 +32,6 @@ from job_runner_worker.testing.tables import API_ROOT, Row
 _GARBAGE = Answer(
     200, {"content-type": "text/html"}, b"<html><body>Please log in</body></html>"
 )
-_DONE = {"GET": 200, "PATCH": 202, "POST": 201}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,8 @@ class FakeApi(ServerState):
 
     It is used in two ways. `handle` takes signed requests, as a web server gets them.
     `get`, `patch` and `post` are the interface of the worker's ApiClient, for tests
-    without HTTP: they act for the worker ``api_key`` and raise ApiError.
+    without HTTP: they act for the worker ``api_key``, raise ApiError when ApiClient
+    does, and try again at once where that waits. Paths may leave out ``/api/v1/``.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class FakeApi(ServerState):
 
     def post(
         self, path: str, fields: Mapping[str, object], *, patient: bool = True
-    ) -> str:
+    ) -> str | None:
         """Create an object, as ApiClient does; returns its path."""
         answer = self._ask(self._asked("POST", path, fields), patient)
-        return urlsplit(answer.headers["location"]).path
+        return urlsplit(answer.headers.get("location", "")).path or None
 
     # What was asked.
 
@@ -252,13 +252,11 @@ def _error_in(asked: Asked, answer: Answer) -> ApiError | None:
     name = f"{asked.method} {asked.target}"
     if answer.is_lost:
         return ApiError(f"{name}: no answer", transient=True)
-    is_json = answer.headers.get("content-type") == JSON_TYPE
-    if answer.status == _DONE[asked.method] and (is_json or asked.method != "GET"):
-        return None
     if 200 <= answer.status < 300:
-        # Somebody else's page tells nothing about the request.
-        return ApiError(f"{name}: not the API's answer", transient=True)
-    transient = answer.status >= 500 or answer.status in (408, 429)
+        if asked.method != "GET" or answer.headers.get("content-type") == JSON_TYPE:
+            return None
+        return ApiError(f"{name}: answered {answer.status} with no JSON object")
+    transient = answer.status >= 500 or answer.status in (408, 425, 429)
     retry_after = answer.headers.get("retry-after", "")
     return ApiError(
         f"{name}: {answer.status}",

@@ -21,6 +21,7 @@ DEFAULT_PAGE = 200
 MAX_PAGE = 1000
 JSON_TYPE = "application/json"
 
+_DJANGO_SAFE = "/#%[]=:;$&()+,!?*@'~"
 _HTML = {"content-type": "text/html; charset=utf-8"}
 _JSON = {"content-type": JSON_TYPE}
 _ERROR_MESSAGE = "Sorry, this request could not be processed. Please try again later."
@@ -119,7 +120,9 @@ class Rest:
         secret = self._tables.secrets.get(auth.api_key_of(header) or "")
         signed = asked.target
         if self._tables.original:
-            signed = f"{asked.path}?{asked.query}" if asked.query else asked.path
+            # Django puts the path together again; it is not always what was sent.
+            query = quote(asked.query, safe=_DJANGO_SAFE)
+            signed = f"{quote(asked.path)}?{query}" if query else quote(asked.path)
         if secret is None or not auth.verify(
             header, secret, asked.method, signed, asked.body
         ):

@@ -44,7 +44,12 @@ class ServerState:
             return self._tables.add("worker", fields)
 
     def add_job(
-        self, script: str, title: str = "", *, of_another_pool: bool = False
+        self,
+        script: str,
+        title: str = "",
+        job_id: int | None = None,
+        *,
+        of_another_pool: bool = False,
     ) -> int:
         """Add a job and return its id.
 
@@ -52,11 +57,11 @@ class ServerState:
         ended (protocol.md, section 5, fault 4).
         """
         with self.changing():
-            row_id = max(self._tables.rows["job"], default=0) + 1
-            fields = tables.new_job(script, title or f"job {row_id}")
+            job_id = job_id or max(self._tables.rows["job"], default=0) + 1
+            fields = tables.new_job(script, title or f"job {job_id}")
             if of_another_pool:
-                self._tables.jobs_of_another_pool.add(row_id)
-            return self._tables.add("job", fields)
+                self._tables.jobs_of_another_pool.add(job_id)
+            return self._tables.add("job", fields, job_id)
 
     def add_run(self, job_id: int, run_id: int | None = None, **fields: object) -> int:
         """Add a run of a job, with what is known of it already; returns its id."""
@@ -70,6 +75,15 @@ class ServerState:
         with self.changing():
             values = self._tables.read_fields("run", fields)
             self._tables.rows["run"][run_id].update(values)
+
+    def add_log(self, run_id: int, content: str, log_id: int | None = None) -> str:
+        """Add the log of a run, as an earlier worker; returns its URI."""
+        with self.changing():
+            run = self._tables.rows["run"][run_id]
+            fields = {"content": content, "run": run["resource_uri"]}
+            uri = tables.uri_of("run_log", self._tables.add("run_log", fields, log_id))
+            run["run_log"] = uri
+            return uri
 
     def add_kill_request(self, run_id: int) -> int:
         """Add a kill request for a run (that may not exist) and return its id."""
@@ -127,7 +141,10 @@ class ServerState:
             self._changed.notify_all()
 
     def wait_for(
-        self, predicate: Callable[[], _T], what: str, timeout_seconds: float = 10.0
+        self,
+        predicate: Callable[[], _T | None],
+        what: str,
+        timeout_seconds: float = 10.0,
     ) -> _T:
         """Return what ``predicate`` returns, once that is true.
 

@@ -62,9 +62,7 @@ class StandInServer:
         self.api = api or FakeApi()
         self.host = host
         self._repeat_seconds = repeat_seconds
-        self._http = HttpFront(
-            self.api.handle, host, wanted.api, keep_alive=keep_alive
-        )
+        self._http = HttpFront(self.api.handle, host, wanted.api, keep_alive=keep_alive)
         self._exchange = Exchange(
             self.api.changing, host, wanted.broadcast, wanted.events
         )
@@ -207,9 +205,7 @@ class StandInServer:
                     return event
             return None
 
-        event = self.api.wait_for(matching, f"an event with {fields}", timeout_seconds)
-        assert event is not None
-        return event
+        return self.api.wait_for(matching, f"an event with {fields}", timeout_seconds)
 
     def wait_for_end(self, run_id: int, timeout_seconds: float = 10.0) -> Row:
         """Return a run once it has ended."""
@@ -233,9 +229,9 @@ class StandInServer:
             "spool_path": folder / "spool",
             **options,
         }
-        lines = [f"{name} = {value}" for name, value in settings.items()]
-        given = [line for line in lines if not line.endswith(" = None")]
+        given = {k: v for k, v in settings.items() if v is not None}
+        lines = [f"{name} = {value}" for name, value in given.items()]
         path = folder / "worker.ini"
-        path.write_text("\n".join(["[job_runner_worker]", *given, ""]))
+        path.write_text("\n".join(["[job_runner_worker]", *lines, ""]))
         path.chmod(0o600)
         return path

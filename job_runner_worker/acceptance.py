@@ -1,0 +1,206 @@
+"""From an offer, or from a folder that an earlier worker left, to a run of ours."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import gevent
+
+from job_runner_worker import backoff
+from job_runner_worker.errors import ApiError
+from job_runner_worker.live_run import LiveRun
+from job_runner_worker.models import Run
+from job_runner_worker.run_folder import RunFolder
+from job_runner_worker.sources.base import Holder, Offer, Source
+from job_runner_worker.spool import Spool
+
+REFUSED_PAUSE_SECONDS = 60.0
+_NOT_FOUND = 404
+_log = logging.getLogger(__name__)
+
+
+def accept(live: LiveRun, spool: Spool, max_log_bytes: int, deadline: float) -> bool:
+    """Claim an offered run; return whether it is this worker's.
+
+    No claim is sent after ``deadline`` (monotonic seconds): by then the server offers
+    the run again, perhaps to another worker. Raises ApiError or OSError where nothing
+    has been claimed.
+    """
+    source = live.source
+    offer = source.look(live.id)
+    if not _is_free(offer) or time.monotonic() > deadline:
+        return False
+    at = datetime.now(UTC)
+    folder = spool.create(live.id, source.name, at.isoformat(), max_log_bytes)
+    live.claiming(folder)
+    # The answer of the one is not needed for the other, and mostly both are needed.
+    fetching = gevent.spawn(_fetch, source, offer)
+    if not _claim(source, offer, at, deadline):
+        fetching.kill()
+        folder.remove()
+        return False
+    _note_run(folder, fetching.get())
+    live.claimed()
+    return True
+
+
+def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) -> bool:
+    """Take up a run from its folder; return whether it is (still) this worker's.
+
+    A script that has begun is attached to first, so that it is followed and can be
+    killed also while the server does not answer.
+    """
+    live.claiming(folder)
+    interrupted = _is_interrupted(folder, spool)
+    if folder.note.run is not None:
+        live.claimed()
+        if folder.shim() is not None and not interrupted:
+            live.attach()
+    offer = _look_patiently(live.source, live.id)
+    lost = _why_lost(live, folder, offer)
+    if lost or offer is None:
+        live.wait_for_script()
+        spool.set_aside(folder.path, f"run {live.id}: {lost}")
+        return False
+    if offer.ended:
+        _log.info("run %d: had been reported before the restart", live.id)
+        live.wait_for_script()
+        folder.remove()
+        return False
+    if interrupted and reschedule:
+        _hand_back(live.source, offer)
+        folder.remove()
+        return False
+    if offer.holder is Holder.NOBODY and folder.shim() is None:
+        _log.info("run %d: the server has taken it back", live.id)
+        folder.remove()
+        return False
+    if interrupted:
+        folder.fail("interrupted: the machine was rebooted while the script ran")
+    if folder.note.run is None:
+        _note_run(folder, _fetch(live.source, offer))
+        live.claimed()
+    elif folder.run.log_uri != offer.log_uri:
+        folder.update_note(run=replace(folder.run, log_uri=offer.log_uri))
+    return True
+
+
+def take_interrupted(
+    live: LiveRun, offer: Offer, spool: Spool, max_log_bytes: int, *, reschedule: bool
+) -> bool:
+    """Deal with a run that the server has as ours and that has no folder here.
+
+    Returns whether it is to be reported as failed. Raises ApiError or OSError.
+    """
+    if reschedule:
+        _hand_back(live.source, offer)
+        return False
+    at = datetime.now(UTC).isoformat()
+    folder = spool.create(live.id, live.source.name, at, max_log_bytes)
+    live.claiming(folder)
+    failure = "interrupted: this worker has no record of the run"
+    _note_run(folder, (_run_without_script(offer), failure))
+    live.claimed()
+    return True
+
+
+def _is_free(offer: Offer) -> bool:
+    if offer.holder is Holder.THIS_WORKER and not offer.ended:
+        _log.warning(
+            "run %d: has been claimed with our api_key but not by this worker: is the "
+            "key used on two hosts?",
+            offer.run_id,
+        )
+    elif offer.holder is not Holder.NOBODY:
+        _log.debug("run %d: %s has it already", offer.run_id, offer.holder.value)
+    return offer.holder is Holder.NOBODY and not offer.ended
+
+
+def _claim(source: Source, offer: Offer, at: datetime, deadline: float) -> bool:
+    """Claim until it is known whose the run is."""
+    for wait_seconds in backoff.waits():
+        try:
+            return source.claim(offer, at)
+        except ApiError as error:
+            if not error.transient:
+                _log.warning("run %d: claim refused: %s", offer.run_id, error)
+                return False
+            _log.warning("run %d: claim not confirmed: %s", offer.run_id, error)
+        gevent.sleep(wait_seconds)
+        try:
+            found = source.look(offer.run_id, patient=True)
+        except ApiError as error:
+            _log.warning("run %d: given up: %s", offer.run_id, error)
+            return False
+        if found.holder is not Holder.NOBODY:
+            return found.holder is Holder.THIS_WORKER and not found.ended
+        if time.monotonic() > deadline:
+            return False
+    raise AssertionError("the waits have no end")
+
+
+def _fetch(source: Source, offer: Offer) -> tuple[Run, str]:
+    """Return the run, and why it cannot be started where the job is not to be had."""
+    try:
+        return source.fetch(offer), ""
+    except ApiError as error:
+        return _run_without_script(offer), f"the job cannot be read: {error}"
+
+
+def _run_without_script(offer: Offer) -> Run:
+    job_id = offer.job_uri.rstrip("/").rpartition("/")[2]
+    return Run(offer.run_id, offer.uri, job_id, "", "", offer.log_uri)
+
+
+def _note_run(folder: RunFolder, fetched: tuple[Run, str]) -> None:
+    run, failure = fetched
+    folder.update_note(run=run)
+    if failure:
+        folder.fail(failure)
+
+
+def _why_lost(live: LiveRun, folder: RunFolder, offer: Offer | None) -> str:
+    """Return why a run is not this worker's any more, empty if it is."""
+    if offer is None:
+        return "the server does not know it any more"
+    if offer.holder is Holder.ANOTHER_WORKER:
+        return "the server has given it to another worker"
+    if offer.holder is Holder.NOBODY and folder.shim() is not None and not offer.ended:
+        # It runs here: say so again rather than let it be started a second time.
+        at = datetime.fromisoformat(folder.note.claimed_at)
+        if not _claim(live.source, offer, at, float("inf")):
+            return "the server had taken it back, and another worker has it"
+    return ""
+
+
+def _is_interrupted(folder: RunFolder, spool: Spool) -> bool:
+    """Whether the script may have begun in an earlier life of this machine.
+
+    After a loss of power nothing in the folder proves that it had not begun.
+    """
+    return (
+        folder.note.run is not None
+        and folder.note.boot_id != spool.boot_id
+        and folder.exit_status() is None
+        and folder.failure() is None
+    )
+
+
+def _look_patiently(source: Source, run_id: int) -> Offer | None:
+    """Return what the server says of a run, None where it does not know it."""
+    while True:
+        try:
+            return source.look(run_id, patient=True)
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            _log.error("run %d: cannot be taken up yet: %s", run_id, error)
+        gevent.sleep(REFUSED_PAUSE_SECONDS)
+
+
+def _hand_back(source: Source, offer: Offer) -> None:
+    source.hand_back(offer)
+    _log.warning("run %d: had been interrupted, offered again", offer.run_id)

@@ -1,0 +1,165 @@
+"""The command ``job_runner_worker``: the daemon, and what helps to run it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from job_runner_worker import __version__, worker_log
+from job_runner_worker import settings as settings_module
+from job_runner_worker.errors import (
+    ApiError,
+    ConfigError,
+    JobRunnerError,
+    SpoolError,
+    SpoolLockedError,
+)
+from job_runner_worker.settings import Settings
+
+PROGRAM = "job_runner_worker"
+CONFIG_PATH_VARIABLE = "CONFIG_PATH"
+EXIT_OK = os.EX_OK
+EXIT_FAILURE = 1
+EXIT_CANNOT_PRINT = os.EX_IOERR
+EXIT_LOCKED = os.EX_TEMPFAIL
+EXIT_NOT_ALLOWED = os.EX_NOPERM
+EXIT_CONFIG = os.EX_CONFIG
+_UNAUTHORIZED = 401
+_EXIT_CODES = f"""\
+exit codes:
+  {EXIT_OK:3}  an ordered stop
+  {EXIT_FAILURE:3}  something else went wrong; the last line says what
+  {EXIT_LOCKED:3}  another worker uses the same spool
+  {EXIT_NOT_ALLOWED:3}  the central server does not accept api_key and secret
+  {EXIT_CONFIG:3}  the configuration has to be changed; nothing was started
+"""
+_EXAMPLE_COLUMNS = 80
+_EXAMPLE_HEADER = """\
+# The configuration of job_runner_worker: all settings, those behind a # at
+# their default. A # or ; that follows a value belongs to it. What is in force:
+#     job_runner_worker check-config --config-path PATH
+
+[job_runner_worker]
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    Raises SystemExit where argparse does: for ``-h``, ``--version`` and misuse.
+    """
+    with _printing():
+        arguments = _parser().parse_args(argv)
+    try:
+        settings = settings_module.load(_config_path(arguments), os.environ)
+        if arguments.command == "check-config":
+            with _printing():
+                for name, value in settings_module.describe(settings):
+                    print(f"{name} = {value}".rstrip())
+            return EXIT_OK
+        return _run_worker(settings)
+    except JobRunnerError as error:
+        print(f"{PROGRAM}: {worker_log.one_line(str(error))}", file=sys.stderr)
+        return exit_code_of(error)
+
+
+def exit_code_of(error: JobRunnerError) -> int:
+    """Return what tells a supervisor whether another try makes sense."""
+    match error:
+        case SpoolLockedError():
+            return EXIT_LOCKED
+        case ConfigError() | SpoolError():
+            return EXIT_CONFIG
+        case ApiError(status=status) if status == _UNAUTHORIZED:
+            return EXIT_NOT_ALLOWED
+    return EXIT_FAILURE
+
+
+def example_config() -> str:
+    """Return the text of etc/config.ini.example."""
+    return "\n".join([_EXAMPLE_HEADER, *map(_example_of, fields(Settings))])
+
+
+def _parser() -> argparse.ArgumentParser:
+    # SUPPRESS, since a sub-command's default would replace what stands before it.
+    config_path = argparse.ArgumentParser(add_help=False)
+    config_path.add_argument(
+        "--config-path",
+        metavar="PATH",
+        default=argparse.SUPPRESS,
+        help=f"the ini file (default: ${CONFIG_PATH_VARIABLE})",
+    )
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Claims runs of a Job-Runner server and executes their scripts.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[config_path],
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"{PROGRAM} {__version__}"
+    )
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="instead of the daemon"
+    )
+    commands.add_parser(
+        "check-config",
+        help="check the configuration and print the effective settings",
+        parents=[config_path],
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def _config_path(arguments: argparse.Namespace) -> str:
+    path = getattr(arguments, "config_path", os.environ.get(CONFIG_PATH_VARIABLE))
+    if not path:
+        raise ConfigError(
+            f"no configuration: give its path with --config-path or in"
+            f" ${CONFIG_PATH_VARIABLE}"
+        )
+    return str(path)
+
+
+def _run_worker(settings: Settings) -> int:
+    worker_log.configure(settings.log_level)
+    from job_runner_worker import wiring
+
+    return wiring.run_worker(settings)
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Exit without a traceback where nobody reads what is printed any more."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_CANNOT_PRINT)
+
+
+def _example_of(setting: Field[Any]) -> str:
+    about = setting.metadata
+    text, mark = about["example"], "#"
+    if setting.default is not MISSING:
+        text = settings_module.text_of(setting.default)
+    unit = f", in {about['unit']}" if about["unit"] else ""
+    notes = f"{about['help']} Must be {about['rule'].allowed}{unit}."
+    if settings_module.is_required(setting):
+        mark = ""
+    elif not text:
+        notes += f" Default: {about['derived'] or 'none'}."
+    comment = textwrap.wrap(notes, _EXAMPLE_COLUMNS - 2, break_on_hyphens=False)
+    line = f"{mark}{setting.name} = {text}".rstrip()
+    return "\n".join([*(f"# {each}" for each in comment), line, ""])

@@ -1,0 +1,165 @@
+"""A run that this worker has in hand: its state, and the kills that may meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event
+
+from job_runner_worker import backoff
+from job_runner_worker.errors import StartError
+from job_runner_worker.executors.base import Execution, Executor
+from job_runner_worker.models import TRANSITIONS, Outcome, RunState
+from job_runner_worker.run_folder import RunFolder
+from job_runner_worker.sources.base import Source
+
+START_TRIES = 5
+"""How often a start is tried on a machine that is short of processes or memory."""
+
+
+class LiveRun:
+    """One run between its offer and its last report.
+
+    ``on_end`` is called once, when the run needs no slot any more.
+    """
+
+    def __init__(
+        self,
+        run_id: int,
+        source: Source,
+        executor: Executor,
+        on_end: Callable[[], None],
+    ) -> None:
+        self.id = run_id
+        self.source = source
+        self.state = RunState.OFFERED
+        self.kills_under_way = 0
+        self._executor = executor
+        self._on_end: Callable[[], None] | None = on_end
+        self._folder: RunFolder | None = None
+        self._execution: Execution | None = None
+        self._kill_reason = ""
+        self._ended = Event()
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder; there is one as soon as the run is being claimed."""
+        assert self._folder is not None
+        return self._folder
+
+    def claiming(self, folder: RunFolder) -> None:
+        """The claim is on its way."""
+        self._folder = folder
+        self._move(RunState.CLAIMING)
+
+    def claimed(self) -> None:
+        """The run is this worker's."""
+        self._move(RunState.CLAIMED)
+
+    def attach(self) -> Execution | None:
+        """Take up the script if it has begun, and let kills reach it."""
+        if self._execution is None:
+            execution = self._executor.attach(self.folder.run, self.folder)
+            if execution is not None:
+                self._move(RunState.STARTING)
+                self._follow(execution)
+        return self._execution
+
+    def begin(self) -> Execution:
+        """Take up the script if it has begun, else start it.
+
+        Raises StartError where there is nothing to wait for; the run then has failed.
+        """
+        failure = self.folder.failure()
+        if failure is not None:
+            raise StartError(failure.reason)
+        execution = self.attach()
+        if execution is None:
+            if self._kill_reason:
+                raise StartError(f"{self._kill_reason} before the start")
+            self._move(RunState.STARTING)
+            execution = self._start()
+            self._follow(execution)
+        return execution
+
+    def fail(self, reason: str) -> Outcome:
+        """Give the run an end without a script; return it."""
+        if self.folder.failure() is None:
+            self.folder.fail(reason)
+        outcome = self.folder.failure()
+        assert outcome is not None
+        return outcome
+
+    def end(self) -> None:
+        """The script, if there was one, has ended; its slot is free."""
+        if self.state not in (RunState.ENDED, RunState.REPORTED):
+            self._move(RunState.ENDED)
+        self._ended.set()
+        self.release_slot()
+
+    def forget(self) -> None:
+        """The run is not this worker's (any more)."""
+        self._ended.set()
+        self.release_slot()
+
+    def reported(self) -> None:
+        """Every reporter has the end."""
+        self._move(RunState.REPORTED)
+
+    def release_slot(self) -> None:
+        """Let another run have the slot. May be repeated."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
+
+    def note_kill(self, kill_request_id: int, reason: str) -> None:
+        """Remember a kill request until `forget_kill`, over a restart too."""
+        self.kills_under_way += 1
+        if self._folder is not None and not self._ended.is_set():
+            pending = (*self._folder.note.kill_requests, kill_request_id)
+            self._folder.update_note(kill_requests=pending, kill_reason=reason)
+
+    def forget_kill(self, kill_request_id: int) -> None:
+        """The request has been carried out and reported."""
+        self.kills_under_way -= 1
+        if self._folder is not None and kill_request_id in (
+            pending := self._folder.note.kill_requests
+        ):
+            left = tuple(number for number in pending if number != kill_request_id)
+            self._folder.update_note(kill_requests=left)
+
+    def wait_for_script(self) -> None:
+        """Return when no script of this run is running."""
+        if self._execution is not None:
+            self._execution.wait()
+
+    def kill(self, reason: str) -> None:
+        """End the run in whatever state it is; return when nothing of it is alive."""
+        if self._execution is not None:
+            self._execution.kill(reason)
+        elif not self._ended.is_set():
+            self._kill_reason = self._kill_reason or reason
+            self._ended.wait()
+
+    def _follow(self, execution: Execution) -> None:
+        self._execution = execution
+        self._move(RunState.RUNNING)
+        if self._kill_reason:
+            gevent.spawn(execution.kill, self._kill_reason)
+
+    def _start(self) -> Execution:
+        waits = backoff.waits()
+        for _ in range(START_TRIES - 1):
+            try:
+                return self._executor.start(self.folder.run, self.folder)
+            except StartError as error:
+                if not error.transient:
+                    raise
+            gevent.sleep(next(waits))
+        return self._executor.start(self.folder.run, self.folder)
+
+    def _move(self, state: RunState) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"run {self.id}: {self.state} -> {state}")
+        self.state = state

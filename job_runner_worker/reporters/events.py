@@ -1,0 +1,71 @@
+"""Publishes events for the WebSocket server. Best effort: nobody acknowledges them."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime
+
+import zmq
+
+from job_runner_worker import protocol
+from job_runner_worker.models import Event, EventKind, Outcome, Run
+from job_runner_worker.reporters.base import Reporter
+
+LINGER_MILLISECONDS = 200
+"""How long the last events may take to leave when the worker stops."""
+
+
+class EventReporter(Reporter):
+    """Connects a PUB socket to the WebSocket server. Source: protocol.md, section 2."""
+
+    name = "events"
+
+    def __init__(self, address: str, heartbeat_seconds: float) -> None:
+        self._address = address
+        self._heartbeat_seconds = heartbeat_seconds
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+
+    def open(self) -> None:
+        """Connect ahead: what is published before the connection is up is lost."""
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PUB)
+        self._socket.setsockopt(zmq.IPV6, 1)
+        if self._heartbeat_seconds:
+            milliseconds = int(self._heartbeat_seconds * 1000)
+            self._socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
+        self._socket.connect(self._address)
+
+    def enqueued(self, run: Run, at: datetime) -> None:
+        """Publish that a run is this worker's."""
+        self._publish(EventKind.RUN, "enqueued", run.id)
+
+    def started(self, run: Run, native_id: int | None, at: datetime) -> None:
+        """Publish that a script has begun."""
+        self._publish(EventKind.RUN, "started", run.id)
+
+    def finished(self, run: Run, outcome: Outcome) -> None:
+        """Publish that a run has ended."""
+        self._publish(EventKind.RUN, "returned", run.id)
+
+    def kill_requested(self, kill_request_id: int, at: datetime) -> None:
+        """Publish that a kill has been taken."""
+        self._publish(EventKind.KILL_REQUEST, "enqueued", kill_request_id)
+
+    def kill_executed(self, kill_request_id: int, at: datetime) -> None:
+        """Publish that nothing of a run is alive any more."""
+        self._publish(EventKind.KILL_REQUEST, "executed", kill_request_id)
+
+    def close(self) -> None:
+        """Give the last events a moment to leave."""
+        if self._socket is not None and self._context is not None:
+            self._socket.close(linger=LINGER_MILLISECONDS)
+            self._context.term()
+
+    def _publish(self, kind: EventKind, event: str, number: int) -> None:
+        if self._socket is None:
+            return
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(
+                protocol.encode_event(Event(kind, event, number)), zmq.NOBLOCK
+            )

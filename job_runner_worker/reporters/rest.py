@@ -1,0 +1,188 @@
+"""Tells the central API: the one reporter that counts. Source: protocol.md, section 3.
+
+A request without an answer may have been carried out. What can be repeated is; before
+the last PATCH of a run is repeated, and before a log is created again, the run is
+looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import gevent
+
+from job_runner_worker import __version__, backoff
+from job_runner_worker.errors import ApiError
+from job_runner_worker.models import Outcome, Run
+from job_runner_worker.reporters.base import Reporter
+
+SLOW_BOUND_SECONDS = 600.0
+"""A result that is refused with 401 is kept and tried this seldom."""
+_UNAUTHORIZED, _CONFLICT = 401, 409
+_log = logging.getLogger(__name__)
+
+
+class Api(Protocol):
+    """The part of ApiClient that is used here."""
+
+    def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
+        """Return a JSON object."""
+
+    def patch(
+        self, path: str, fields: Mapping[str, Any], *, patient: bool = True
+    ) -> None:
+        """Change an object."""
+
+    def post(
+        self, path: str, fields: Mapping[str, Any], *, patient: bool = True
+    ) -> str | None:
+        """Create an object and return its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestOptions:
+    """Where logs and kill requests are, and what a ping says of this worker."""
+
+    run_log_path: str
+    kill_request_path: str
+    concurrent_jobs: int
+
+
+class RestReporter(Reporter):
+    """Reports to the central API, and returns when the API has it."""
+
+    name = "rest"
+    acknowledges = True
+
+    def __init__(
+        self,
+        api: Api,
+        options: RestOptions,
+        worker_uri: Callable[[], str],
+        sleep: Callable[[float], None] = gevent.sleep,
+    ) -> None:
+        self._api = api
+        self._options = options
+        self._worker_uri = worker_uri
+        self._sleep = sleep
+        self._log_uris: dict[int, str] = {}
+        self._unsure_of_log: set[int] = set()
+
+    def started(self, run: Run, native_id: int | None, at: datetime) -> None:
+        """PATCH start time and pid at once."""
+        self._api.patch(run.uri, {"start_dts": str(at), "pid": native_id})
+
+    def logged(self, run: Run, content: str, *, final: bool) -> None:
+        """POST the log, or PATCH the one that is there.
+
+        A log that is not the last is tried once: by the next time it has grown.
+        """
+        for wait_seconds in backoff.waits():
+            try:
+                return self._store_log(run, content)
+            except ApiError as error:
+                if not error.transient or not final:
+                    raise
+                self._sleep(max(wait_seconds, error.retry_after_seconds or 0.0))
+        return None
+
+    def finished(self, run: Run, outcome: Outcome) -> None:
+        """PATCH the end: the last request about a run."""
+        fields = {
+            "return_dts": str(outcome.returned_at),
+            "return_success": outcome.success,
+            "exit_status": outcome.exit_status,
+            "reason": outcome.reason,
+        }
+        quick = backoff.waits()
+        slow = backoff.waits(backoff.MAX_BOUND_SECONDS, SLOW_BOUND_SECONDS)
+        while (refusal := self._finish(run, fields)) is not None:
+            waits = slow if refusal.status == _UNAUTHORIZED else quick
+            self._sleep(max(next(waits), refusal.retry_after_seconds or 0.0))
+        self._log_uris.pop(run.id, None)
+        self._unsure_of_log.discard(run.id)
+
+    def kill_requested(self, kill_request_id: int, at: datetime) -> None:
+        """PATCH the time at which the kill was taken."""
+        self._patch_kill_request(kill_request_id, {"enqueue_dts": str(at)})
+
+    def kill_executed(self, kill_request_id: int, at: datetime) -> None:
+        """PATCH the time at which nothing was alive any more."""
+        self._patch_kill_request(kill_request_id, {"execute_dts": str(at)})
+
+    def pinged(self, at: datetime) -> None:
+        """PATCH a sign of life."""
+        fields = {
+            "ping_response_dts": str(at),
+            "worker_version": __version__,
+            "concurrent_jobs": self._options.concurrent_jobs,
+        }
+        self._api.patch(self._worker_uri(), fields)
+
+    def _finish(self, run: Run, fields: Mapping[str, Any]) -> ApiError | None:
+        """Send the end once; return why it is to be sent again, None if it is there.
+
+        Raises ApiError where it will never be taken.
+        """
+        try:
+            self._api.patch(run.uri, fields, patient=False)
+        except ApiError as error:
+            if error.status == _CONFLICT:
+                _log.warning("run %d: had ended on the server before", run.id)
+                return None
+            if error.status == _UNAUTHORIZED:
+                _log.error(
+                    "run %d: the server refuses its end (401); it is kept and tried "
+                    "again: check api_key, secret and the pool of the job",
+                    run.id,
+                )
+                return error
+            if not error.transient:
+                raise
+            if self._has_ended(run):
+                return None
+            return error
+        return None
+
+    def _has_ended(self, run: Run) -> bool:
+        try:
+            found = self._api.get(run.uri)
+        except ApiError as error:
+            if error.status == _UNAUTHORIZED:
+                return False
+            raise
+        return found.get("return_dts") is not None
+
+    def _store_log(self, run: Run, content: str) -> None:
+        uri = self._log_uri(run)
+        if uri is not None:
+            self._api.patch(uri, {"content": content}, patient=False)
+            return
+        fields = {"run": run.uri, "content": content}
+        # Unsure until there is an answer: also a lost one may have been stored, and
+        # an original server answers 500 to a second log of a run.
+        self._unsure_of_log.add(run.id)
+        try:
+            path = self._api.post(self._options.run_log_path, fields, patient=False)
+        except ApiError as error:
+            if error.status != _CONFLICT:
+                raise
+            raise ApiError(str(error), error.status, transient=True) from error
+        if path is not None:
+            self._log_uris[run.id] = path
+            self._unsure_of_log.discard(run.id)
+
+    def _log_uri(self, run: Run) -> str | None:
+        if run.id in self._unsure_of_log:
+            uri = self._api.get(run.uri, patient=False).get("run_log")
+            self._unsure_of_log.discard(run.id)
+            if isinstance(uri, str):
+                self._log_uris[run.id] = uri
+        return self._log_uris.get(run.id, run.log_uri)
+
+    def _patch_kill_request(self, kill_request_id: int, fields: dict[str, str]) -> None:
+        self._api.patch(f"{self._options.kill_request_path}{kill_request_id}/", fields)

@@ -1,0 +1,156 @@
+"""From settings to a worker: the only module that names concrete classes."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import signal
+from collections.abc import Mapping
+
+import gevent
+
+from job_runner_worker import __version__
+from job_runner_worker.api import ApiClient, ApiOptions
+from job_runner_worker.claims import CentralClaims, ResourcePaths
+from job_runner_worker.executors import cgroup
+from job_runner_worker.executors.local import LocalExecutor, LocalOptions
+from job_runner_worker.reporters.events import EventReporter
+from job_runner_worker.reporters.rest import RestOptions, RestReporter
+from job_runner_worker.settings import Settings
+from job_runner_worker.sources.broadcast import BroadcastOptions, BroadcastSource
+from job_runner_worker.spool import Spool
+from job_runner_worker.worker import Worker, WorkerOptions
+
+_log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> int:
+    """Run the daemon until a signal stops it; return its exit status.
+
+    Raises SpoolError and SpoolLockedError before anything is started, and ApiError
+    with status 401 where the API does not accept the key.
+    """
+    spool = Spool(settings.spool_path, settings.api_base_url, settings.api_key)
+    spool.open()
+    try:
+        worker = build_worker(settings, spool, os.environ)
+        # TERM: runs end first. INT: runs go on without us. A second one: go at once.
+        gevent.signal_handler(signal.SIGTERM, worker.stop, drain=True)
+        gevent.signal_handler(signal.SIGINT, worker.stop, drain=False)
+        _log.info(
+            "job_runner_worker %s: key %s, API %s, spool %s, %d slots",
+            __version__,
+            settings.api_key,
+            settings.api_base_url,
+            settings.spool_path,
+            settings.concurrent_jobs,
+        )
+        worker.run()
+        _log.info("stopped")
+    finally:
+        spool.close()
+    return os.EX_OK
+
+
+def build_worker(
+    settings: Settings, spool: Spool, environ: Mapping[str, str]
+) -> Worker:
+    """Return the worker that the settings describe, connected to nothing yet."""
+    api = ApiClient(
+        ApiOptions(
+            base_url=settings.api_base_url,
+            api_key=settings.api_key,
+            secret=settings.secret,
+            verify=str(settings.ca_bundle or "") or settings.verify_ssl,
+            timeout_seconds=settings.http_timeout_seconds,
+        )
+    )
+    if not settings.verify_ssl:
+        _log.warning("verify_ssl is off: anybody may pretend to be the API")
+    claims = CentralClaims(
+        api,
+        ResourcePaths(
+            worker=settings.worker_resource_uri,
+            run=settings.run_resource_uri,
+            run_log=settings.run_log_resource_uri,
+            kill_request=settings.kill_request_resource_uri,
+            job=settings.job_resource_uri,
+        ),
+        settings.api_key,
+    )
+    source = BroadcastSource(
+        BroadcastOptions(
+            address=_zmq_address(
+                settings.broadcaster_server_hostname, settings.broadcaster_server_port
+            ),
+            api_key=settings.api_key,
+            heartbeat_seconds=settings.zmq_heartbeat_seconds,
+            reconnect_after_inactivity_seconds=settings.reconnect_after_inactivity,
+        ),
+        claims,
+    )
+    events = EventReporter(
+        _zmq_address(settings.ws_server_hostname, settings.ws_server_port),
+        settings.zmq_heartbeat_seconds,
+    )
+    rest = RestReporter(
+        api,
+        RestOptions(
+            run_log_path=settings.run_log_resource_uri,
+            kill_request_path=settings.kill_request_resource_uri,
+            concurrent_jobs=settings.concurrent_jobs,
+        ),
+        claims.worker_uri,
+    )
+    return Worker(
+        WorkerOptions(
+            concurrent_jobs=settings.concurrent_jobs,
+            max_log_bytes=settings.max_log_bytes,
+            log_flush_seconds=settings.log_flush_seconds,
+            offer_ttl_seconds=settings.offer_ttl_seconds,
+            drain_report_seconds=settings.drain_report_seconds,
+            reschedule_interrupted=settings.interrupted_runs == "reschedule",
+        ),
+        spool,
+        [source],
+        _local_executor(settings, spool, environ),
+        # An event says that REST has the news: whoever hears it may ask there.
+        [rest, events],
+    )
+
+
+def script_environment(
+    settings: Settings, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what scripts inherit: what the operator names, and never the secret."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if any(fnmatch.fnmatchcase(name, wanted) for wanted in settings.environment)
+        and settings.secret not in value
+    }
+
+
+def _local_executor(
+    settings: Settings, spool: Spool, environ: Mapping[str, str]
+) -> LocalExecutor:
+    cgroups = None
+    if settings.process_tracking == "auto":
+        cgroups = cgroup.find(spool.path)
+    _log.info(
+        "processes are tracked by %s",
+        "a cgroup for each run" if cgroups else "subreaping shims",
+    )
+    options = LocalOptions(
+        environment=script_environment(settings, environ),
+        worker_name=settings.api_key,
+        kill_grace_seconds=settings.kill_grace_seconds,
+        kill_leftovers=settings.leftover_processes == "kill",
+    )
+    return LocalExecutor(options, cgroups)
+
+
+def _zmq_address(hostname: str, port: int) -> str:
+    host = f"[{hostname}]" if ":" in hostname else hostname
+    return f"tcp://{host}:{port}"

@@ -111,9 +111,7 @@ class CentralClaims:
         key = quote(self._api_key, safe="")
         offers = []
         for state in ("in_queue", "started"):
-            path: str | None = (
-                f"{self._paths.run}?state={state}&worker__api_key={key}"
-            )
+            path: str | None = f"{self._paths.run}?state={state}&worker__api_key={key}"
             while path:
                 page = self._api.get(path)
                 offers += [

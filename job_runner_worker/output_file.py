@@ -46,9 +46,7 @@ class OutputFile:
                 tail = os.pread(file.fileno(), length, kept.tail_start)
         return log_window.text(head, tail, complete=complete)
 
-    def find_end(
-        self, end_mark: bytes, search_bytes: int | None = None
-    ) -> int | None:
+    def find_end(self, end_mark: bytes, search_bytes: int | None = None) -> int | None:
         """Return the offset of the end mark, None where it has not arrived.
 
         Searched from the end, ``search_bytes`` at most: nothing stands behind it but

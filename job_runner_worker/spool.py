@@ -1,9 +1,9 @@
 """The folder of all run folders: one worker, one key, one server.
 
-    <spool>/lock         held by the worker that is alive
-    <spool>/spool.json   whose spool it is
-    <spool>/<run id>/    a run; see run_folder
-    <spool>/failed/      what could not be read or reported, kept for the operator
+<spool>/lock         held by the worker that is alive
+<spool>/spool.json   whose spool it is
+<spool>/<run id>/    a run; see run_folder
+<spool>/failed/      what could not be read or reported, kept for the operator
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from gevent.queue import SimpleQueue
 from job_runner_worker import acceptance
 from job_runner_worker.errors import ApiError, JobRunnerError
 from job_runner_worker.executors.base import Executor
+from job_runner_worker.kills import Kills
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Command, Enqueue, Kill, Ping, RunState
 from job_runner_worker.perform import perform
@@ -28,7 +29,6 @@ from job_runner_worker.spool import Spool
 
 MAX_WAITING_OFFERS = 10_000
 """More offers than this are dropped: an order is a hint that the server repeats."""
-MAX_REMEMBERED_KILLS = 1_000
 _BEGUN = (RunState.STARTING, RunState.RUNNING)
 _UNAUTHORIZED = 401
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Worker:
         self._runs: dict[int, LiveRun] = {}
         self._free_slots = options.concurrent_jobs
         self._waiting: dict[int, tuple[Source, float]] = {}
-        self._kills: dict[int, bool] = {}
+        self._kills = Kills(self._find_run, self._tell)
         self._recovering_sources = len(sources)
         self._taken_since_start: set[int] = set()
         self._is_answering_ping = False
@@ -109,8 +109,7 @@ class Worker:
             case Enqueue():
                 self._accept(command, source)
             case Kill():
-                if command.kill_request_id not in self._kills:
-                    self._kills[command.kill_request_id] = True
+                if self._kills.take(command):
                     self._spawn(self._kill, command, source)
             case Ping():
                 if not self._is_answering_ping:
@@ -236,50 +235,15 @@ class Worker:
             self._spawn(self._run_folder, self._register(run_id, source), folder)
 
     def _kill(self, order: Kill, source: Source) -> None:
-        number = order.kill_request_id
-        try:
-            run_id = source.kill_target(order)
-        except ApiError as error:
-            # It may be repeated; what was wrong may be mended by then.
-            del self._kills[number]
-            return _log.warning("kill request %d: cannot be read: %s", number, error)
-        if run_id is None:
-            return _log.info("kill request %d: has been taken care of", number)
-        live = self._runs.get(run_id) or self._take_waiting(run_id)
-        reason = f"killed on request {number}"
-        if live is None:
-            _log.info(
-                "run %d: kill request %d: is not in hand here, nobody was signalled",
-                run_id,
-                number,
-            )
-            self._tell_kill(number, None)
-        else:
-            _log.info("run %d: kill request %d, state %s", run_id, number, live.state)
-            live.note_kill(number, reason)
-            self._tell_kill(number, self._spawn(live.kill, reason))
-            live.forget_kill(number)
-            self._changed.set()
-        source.done(order)
-        self._kills[number] = False
-        self._forget_old_kills()
-        return None
+        self._kills.carry_out(order, source)
+        self._changed.set()
 
-    def _take_waiting(self, run_id: int) -> LiveRun | None:
-        """Claim a run that waits for a slot, so that nobody starts it."""
+    def _find_run(self, run_id: int) -> LiveRun | None:
+        """Return a run to be killed; claim one that waits, so that nobody starts it."""
         source, deadline = self._waiting.pop(run_id, (None, 0.0))
-        if source is None or time.monotonic() > deadline:
-            return None
-        self._take(run_id, source, deadline)
-        return self._runs[run_id]
-
-    def _tell_kill(
-        self, number: int, killing: gevent.Greenlet[..., Any] | None
-    ) -> None:
-        self._tell(lambda to: to.kill_requested(number, datetime.now(UTC)))
-        if killing is not None:
-            killing.join()
-        self._tell(lambda to: to.kill_executed(number, datetime.now(UTC)))
+        if source is not None and time.monotonic() <= deadline:
+            self._take(run_id, source, deadline)
+        return self._runs.get(run_id)
 
     def _answer_ping(self, order: Ping, source: Source) -> None:
         self._tell(lambda to: to.pinged(datetime.now(UTC)))
@@ -292,11 +256,6 @@ class Worker:
                 call(reporter)
             except ApiError as error:
                 _log.error("refused by the server, going on without: %s", error)
-
-    def _forget_old_kills(self) -> None:
-        if len(self._kills) > MAX_REMEMBERED_KILLS:
-            oldest = next(number for number, busy in self._kills.items() if not busy)
-            del self._kills[oldest]
 
     def _drain(self) -> None:
         """Sources stay open meanwhile: kills and pings are still heard."""
@@ -311,7 +270,7 @@ class Worker:
     def _wait_until_drained(self) -> None:
         """Wait for scripts as long as they run, for reports only for a while."""
         deadline = None
-        while self._runs or any(self._kills.values()):
+        while self._runs or self._kills.under_way:
             timeout = None
             if not any(live.state in _BEGUN for live in self._runs.values()):
                 limit = time.monotonic() + self._options.drain_report_seconds

@@ -67,9 +67,7 @@ def _own_cgroup(proc: Path) -> Path | None:
     except OSError:
         return None
     # mountinfo: id parent device root mount-point ... - type source options
-    roots = [
-        line.split()[3:5] for line in mounts if " - cgroup2 " in line
-    ]
+    roots = [line.split()[3:5] for line in mounts if " - cgroup2 " in line]
     paths = [line[3:] for line in memberships if line.startswith("0::")]
     if not roots or not paths:
         return None

@@ -43,7 +43,8 @@ class Spawner:
     ) -> int:
         """Return the pid of a new shim, the leader of its own session.
 
-        It is born in the cgroup where that can be done. Raises StartError where there was no fork.
+        It is born in the cgroup where that can be done. Raises StartError where
+        there was no fork.
         """
         request = json.dumps(
             {
@@ -61,9 +62,7 @@ class Spawner:
                 answer = self._ask(request)
         if "pid" in answer:
             return int(answer["pid"])
-        raise StartError(
-            f"cannot start a process: {answer['error']}", transient=True
-        )
+        raise StartError(f"cannot start a process: {answer['error']}", transient=True)
 
     def close(self) -> None:
         """Let the helper end. Shims do not notice."""

@@ -158,9 +158,7 @@ class BroadcastSource(Source):
         if options.heartbeat_seconds:
             milliseconds = int(options.heartbeat_seconds * 1000)
             socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
-            socket.setsockopt(
-                zmq.HEARTBEAT_TIMEOUT, milliseconds * _HEARTBEAT_PATIENCE
-            )
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds * _HEARTBEAT_PATIENCE)
         socket.setsockopt(zmq.SUBSCRIBE, protocol.broadcast_topic(options.api_key))
         socket.connect(options.address)
         return socket

@@ -145,8 +145,14 @@ class LiveRun:
     def _follow(self, execution: Execution) -> None:
         self._execution = execution
         self._move(RunState.RUNNING)
+        # The slot is free when the script ends, also while a report is stuck.
+        gevent.spawn(self._end_with, execution)
         if self._kill_reason:
             gevent.spawn(execution.kill, self._kill_reason)
+
+    def _end_with(self, execution: Execution) -> None:
+        execution.wait()
+        self.end()
 
     def _start(self) -> Execution:
         waits = backoff.waits()

@@ -272,10 +272,12 @@ class Worker:
         deadline = None
         while self._runs or self._kills.under_way:
             timeout = None
-            if not any(live.state in _BEGUN for live in self._runs.values()):
-                limit = time.monotonic() + self._options.drain_report_seconds
-                deadline = deadline or limit
-                timeout = deadline - time.monotonic()
+            if any(live.state in _BEGUN for live in self._runs.values()):
+                deadline = None
+            else:
+                now = time.monotonic()
+                deadline = deadline or now + self._options.drain_report_seconds
+                timeout = deadline - now
                 if timeout <= 0:
                     return
             self._changed.clear()
@@ -301,6 +303,8 @@ class Worker:
             yield
         except ApiError as error:
             _log.warning("run %d: let go: %s", live.id, error)
+        except OSError as error:
+            _log.error("run %d: let go, the spool is not usable: %s", live.id, error)
         except Exception:
             _log.exception("run %d: let go, its folder is kept", live.id)
         finally:

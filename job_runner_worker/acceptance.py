@@ -13,7 +13,7 @@ from job_runner_worker import backoff
 from job_runner_worker.errors import ApiError
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Run
-from job_runner_worker.run_folder import RunFolder
+from job_runner_worker.run_folder import RunFolder, boot_id
 from job_runner_worker.sources.base import Holder, Offer, Source
 from job_runner_worker.spool import Spool
 
@@ -54,7 +54,7 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
     killed also while the server does not answer.
     """
     live.claiming(folder)
-    interrupted = _is_interrupted(folder, spool)
+    interrupted = _is_interrupted(folder)
     if folder.note.run is not None:
         live.claimed()
         if folder.shim() is not None and not interrupted:
@@ -99,10 +99,10 @@ def take_interrupted(
         _hand_back(live.source, offer)
         return False
     at = datetime.now(UTC).isoformat()
-    folder = spool.create(live.id, live.source.name, at, max_log_bytes)
-    live.claiming(folder)
     failure = "interrupted: this worker has no record of the run"
-    _note_run(folder, (_run_without_script(offer), failure))
+    folder = spool.create(live.id, live.source.name, at, max_log_bytes, failure)
+    live.claiming(folder)
+    folder.update_note(run=_run_without_script(offer))
     live.claimed()
     return True
 
@@ -176,14 +176,13 @@ def _why_lost(live: LiveRun, folder: RunFolder, offer: Offer | None) -> str:
     return ""
 
 
-def _is_interrupted(folder: RunFolder, spool: Spool) -> bool:
-    """Whether the script may have begun in an earlier life of this machine.
+def _is_interrupted(folder: RunFolder) -> bool:
+    """Whether the script may have begun before the machine was last started.
 
     After a loss of power nothing in the folder proves that it had not begun.
     """
     return (
-        folder.note.run is not None
-        and folder.note.boot_id != spool.boot_id
+        folder.note.boot_id != boot_id()
         and folder.exit_status() is None
         and folder.failure() is None
     )

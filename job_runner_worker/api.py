@@ -109,6 +109,8 @@ class ApiClient:
                     options.base_url.rstrip("/") + path,
                     data=body,
                     timeout=options.timeout_seconds,
+                    # Not the session's: REQUESTS_CA_BUNDLE would outweigh that one.
+                    verify=options.verify,
                     allow_redirects=False,
                 )
         except (requests.RequestException, OSError) as error:
@@ -174,7 +176,6 @@ class _Signature(requests.auth.AuthBase):
 def _session(options: ApiOptions) -> requests.Session:
     session = requests.Session()
     session.auth = _Signature(options)
-    session.verify = options.verify
     session.headers.update(
         {
             "Accept": "application/json",

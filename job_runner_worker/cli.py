@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 import textwrap
@@ -39,6 +40,22 @@ exit codes:
   {EXIT_NOT_ALLOWED:3}  the central server does not accept api_key and secret
   {EXIT_CONFIG:3}  the configuration has to be changed; nothing was started
 """
+_COMMANDS = {
+    "server": ("the central server", "server.serve"),
+    "standalone": ("a central server and one worker", "server.standalone"),
+    "submit": ("run a script", "client.submit"),
+    "runs": ("show the latest runs", "client.runs"),
+    "log": ("show what a run has printed", "client.log"),
+    "kill": ("ask for runs to be killed", "client.kill"),
+    "workers": ("show the workers", "client.workers"),
+}
+"""What there is besides the daemon: its help, and its module below this package.
+
+A module has ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit
+status; it is imported when it is meant, so that the daemon starts without it.
+"""
+_PRINT_COMPLETION = "--print-completion"
+_SHELLS = ("bash", "zsh", "tcsh")
 _EXAMPLE_COLUMNS = 80
 _EXAMPLE_HEADER = """\
 # The configuration of job_runner_worker: all settings, those behind a # at
@@ -54,9 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises SystemExit where argparse does: for ``-h``, ``--version`` and misuse.
     """
-    with _printing():
-        arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
+        with _printing():
+            parser = _parser(words)
+            arguments = parser.parse_args(words)
+            if arguments.print_completion:
+                print(_completion(parser, arguments.print_completion))
+                return EXIT_OK
+            if arguments.command in _COMMANDS:
+                status: int = arguments.perform(arguments)
+                return status
         settings = settings_module.load(_config_path(arguments), os.environ)
         if arguments.command == "check-config":
             with _printing():
@@ -86,7 +111,7 @@ def example_config() -> str:
     return "\n".join([_EXAMPLE_HEADER, *map(_example_of, fields(Settings))])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     # SUPPRESS, since a sub-command's default would replace what stands before it.
     config_path = argparse.ArgumentParser(add_help=False)
     config_path.add_argument(
@@ -106,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"{PROGRAM} {__version__}"
     )
+    parser.add_argument(
+        _PRINT_COMPLETION,
+        metavar="SHELL",
+        choices=_SHELLS,
+        help=f"print what makes a shell complete this command: {', '.join(_SHELLS)}",
+    )
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", title="instead of the daemon"
     )
@@ -115,7 +146,25 @@ def _parser() -> argparse.ArgumentParser:
         parents=[config_path],
         allow_abbrev=False,
     )
+    is_completion = any(word.startswith(_PRINT_COMPLETION) for word in words)
+    for name, (about, module_name) in _COMMANDS.items():
+        command = commands.add_parser(name, help=about, allow_abbrev=False)
+        if name in words or is_completion:
+            module = importlib.import_module(f"job_runner_worker.{module_name}")
+            command.description = f"{about[0].upper()}{about[1:]}."
+            module.add_arguments(command)
+            command.set_defaults(perform=module.run)
     return parser
+
+
+def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    try:
+        import shtab
+    except ImportError as error:
+        raise ConfigError(
+            f"{_PRINT_COMPLETION} needs another package: pip install shtab"
+        ) from error
+    return str(shtab.complete(parser, shell=shell))
 
 
 def _config_path(arguments: argparse.Namespace) -> str:

@@ -80,11 +80,10 @@ class Kills:
         _log.info("run %d: kill request %d, state %s", run_id, number, live.state)
         reason = f"killed on request {number}"
         live.note_kill(number, reason)
-        try:
-            # At once: the reports wait for the API, the kill waits for nobody.
-            self._report(number, gevent.spawn(live.kill, reason))
-        finally:
-            live.forget_kill(number)
+        # At once: the reports wait for the API, the kill waits for nobody. If this
+        # worker has to leave meanwhile, the next one finds the request in the folder.
+        self._report(number, gevent.spawn(live.kill, reason))
+        live.forget_kill(number)
 
     def _report(self, number: int, killing: gevent.Greenlet[..., Any] | None) -> None:
         self._tell(lambda to: to.kill_requested(number, datetime.now(UTC)))

@@ -100,6 +100,7 @@ class LiveRun:
 
     def forget(self) -> None:
         """The run is not this worker's (any more)."""
+        self._folder = None
         self._ended.set()
         self.release_slot()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -46,30 +47,30 @@ class OutputFile:
                 tail = os.pread(file.fileno(), length, kept.tail_start)
         return log_window.text(head, tail, complete=complete)
 
-    def find_end(self, end_mark: bytes, search_bytes: int | None = None) -> int | None:
-        """Return the offset of the end mark, None where it has not arrived.
+    def find_end(self, end_mark: bytes, start: int = 0) -> int | None:
+        """Return the offset of the end mark, None where none begins at ``start`` on.
 
-        Searched from the end, ``search_bytes`` at most: nothing stands behind it but
-        what left-over children have printed since.
+        Searched from the end: nothing stands behind it but what left-over children
+        have printed since, though that may be much. Holes are passed over.
         """
         try:
             file = self.path.open("rb", buffering=0)
         except FileNotFoundError:
             return None
         with file:
-            position = os.fstat(file.fileno()).st_size
-            stop = 0 if search_bytes is None else position - search_bytes
-            while position > max(stop, 0):
-                start = max(0, position - _SEARCH_BYTES)
-                length = position - start + len(end_mark) - 1
-                found = os.pread(file.fileno(), length, start).rfind(end_mark)
-                if found >= 0:
-                    return start + found
-                position = start
+            for first, position in reversed(_extents(file.fileno(), start)):
+                while position > first:
+                    chunk_at = max(first, position - _SEARCH_BYTES)
+                    length = position - chunk_at + len(end_mark) - 1
+                    chunk = os.pread(file.fileno(), length, chunk_at)
+                    found = chunk.rfind(end_mark)
+                    if found >= 0:
+                        return chunk_at + found
+                    position = chunk_at
         return None
 
-    def punch(self) -> None:
-        """Give the middle back to the file system.
+    def punch(self, size: int) -> None:
+        """Give the middle of the first ``size`` bytes back to the file system.
 
         Raises OSError where it cannot take it.
         """
@@ -80,16 +81,25 @@ class OutputFile:
         with file:
             status = os.fstat(file.fileno())
             hole = log_window.hole(
-                status.st_size,
-                self._max_log_bytes,
-                status.st_blksize,
-                PUNCH_MARGIN_BYTES,
+                size, self._max_log_bytes, status.st_blksize, PUNCH_MARGIN_BYTES
             )
             if hole is None or sum(hole) <= self._punched_to:
                 return
             offset = max(hole[0], self._punched_to)
             _punch_hole(file.fileno(), offset, sum(hole) - offset)
             self._punched_to = sum(hole)
+
+
+def _extents(descriptor: int, start: int) -> list[tuple[int, int]]:
+    """Return where there is data, as (first, behind the last) offsets."""
+    found = []
+    end = start
+    with contextlib.suppress(OSError):  # ENXIO: no data any more
+        while True:
+            first = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, first, os.SEEK_HOLE)
+            found.append((first, end))
+    return found
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -26,7 +26,6 @@ DONE_SUFFIX = ".done"
 _EXIT_STATUS_BYTES = 4
 _PID_BYTES = 64
 _PRIVATE = 0o600
-_END_SEARCH_BYTES = 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -53,8 +52,8 @@ class Note:
 
     ``run`` is None until the claim is confirmed. ``failure`` is the outcome of a run
     whose exit status will never be in the folder: its script did not start, or was
-    interrupted. ``kill_requests`` have been taken and not been executed. Times are
-    ISO 8601.
+    interrupted. ``kill_leftovers`` is what the shim was told at the start.
+    ``kill_requests`` have been taken and not been executed. Times are ISO 8601.
     """
 
     run_id: int
@@ -65,6 +64,7 @@ class Note:
     end_mark: str
     run: Run | None = None
     cgroup: str = ""
+    kill_leftovers: bool = False
     kill_requests: tuple[int, ...] = ()
     kill_reason: str = ""
     failure: str = ""
@@ -80,6 +80,7 @@ class RunFolder:
         self.note = note
         self.output = OutputFile(path / "output", note.max_log_bytes)
         self._reported: dict[str, list[str]] = {}
+        self._searched_bytes = 0
 
     @classmethod
     def create(cls, path: Path, note: Note) -> RunFolder:
@@ -207,17 +208,25 @@ class RunFolder:
 
     def log(self, *, final: bool) -> str:
         """Return the log as it stands, or as it will stay."""
-        mark = self.note.end_mark
-        end = self.output.find_end(mark.encode()) if final else None
-        content = self.output.read_log(
-            self.output.size() if end is None else end, complete=final
-        )
-        return content.partition(mark)[0]
+        size = self.output.size()
+        if final:
+            end = self.output.find_end(self.note.end_mark.encode())
+            return self.output.read_log(size if end is None else end, complete=True)
+        # Only for the moment between the script's end and the final log.
+        content = self.output.read_log(size, complete=False)
+        return content.partition(self.note.end_mark)[0]
 
     def has_end_mark(self) -> bool:
-        """Return whether all that the script printed has reached the output."""
+        """Return whether all that the script printed has reached the output.
+
+        Each call searches what has come since the last one.
+        """
         mark = self.note.end_mark.encode()
-        return self.output.find_end(mark, _END_SEARCH_BYTES) is not None
+        size = self.output.size()
+        if self.output.find_end(mark, self._searched_bytes) is not None:
+            return True
+        self._searched_bytes = max(0, size - len(mark) + 1)
+        return False
 
     def has_reported(self, reporter: str, step: str) -> bool:
         """Return whether a reporter has acknowledged a step of the run."""
@@ -263,23 +272,32 @@ class RunFolder:
         return datetime.fromtimestamp((self.path / name).stat().st_mtime, UTC)
 
     def _create(self, name: str, content: bytes) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(self.path / name, flags, _PRIVATE)
-            os.write(descriptor, content)
-            os.close(descriptor)
+        # Not written again, but completed: the disk may have been full the first time.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with open(os.open(self.path / name, flags, _PRIVATE), "ab") as file:
+            file.write(content[file.tell() :])
 
     def _write(self, name: str, content: bytes) -> None:
         write_atomically(self.path / name, content)
+
+
+def boot_id() -> str:
+    """Return what names this boot of the machine: processes do not outlive it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a private file so that it is there as a whole or not at all."""
     temporary = f"{path}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with open(os.open(temporary, flags, _PRIVATE), "wb", buffering=0) as file:
-        file.write(content)
-    os.rename(temporary, path)
+    try:
+        with open(os.open(temporary, flags, _PRIVATE), "wb") as file:
+            file.write(content)
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def remove_tree(path: Path) -> None:
@@ -287,8 +305,8 @@ def remove_tree(path: Path) -> None:
     try:
         shutil.rmtree(path)
     except PermissionError:
+        path.chmod(0o700)
         for folder, _, _ in os.walk(path):
-            os.chmod(folder, 0o700, follow_symlinks=False)
             for entry in os.scandir(folder):
                 if entry.is_dir(follow_symlinks=False):
                     os.chmod(entry.path, 0o700)

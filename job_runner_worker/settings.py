@@ -173,7 +173,7 @@ class Settings:
         1.0, 0.05, 3600, "How often the log of a live run is sent, if it grew."
     )
     offer_ttl_seconds: float = _seconds(
-        4.0, 0, 3600, "How long an offer is remembered while every slot is taken."
+        4.0, 0.1, 3600, "How long an offer is remembered while every slot is taken."
     )
     kill_grace_seconds: float = _seconds(
         5.0, 0, 3600, "How long a killed run has between TERM and KILL."

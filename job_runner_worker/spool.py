@@ -21,17 +21,13 @@ from job_runner_worker.run_folder import (
     DONE_SUFFIX,
     Note,
     RunFolder,
+    boot_id,
     remove_tree,
     write_atomically,
 )
 
 FORMAT = 1
 _log = logging.getLogger(__name__)
-
-
-def boot_id() -> str:
-    """Return what names this boot of the machine: processes do not outlive it."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 class Spool:
@@ -45,7 +41,6 @@ class Spool:
             "api_key": api_key,
         }
         self._lock: int | None = None
-        self.boot_id = boot_id()
 
     def open(self) -> None:
         """Make the spool, lock it and check whose it is.
@@ -72,19 +67,22 @@ class Spool:
             self._lock = None
 
     def create(
-        self, run_id: int, source: str, claimed_at: str, limit: int
+        self, run_id: int, source: str, claimed_at: str, limit: int, failure: str = ""
     ) -> RunFolder:
         """Make the folder of a run that is about to be claimed.
 
         ``limit`` is max_log_bytes: it holds for this run whatever the settings say
-        after a restart. Raises OSError.
+        after a restart. ``failure`` is for a run that will not be started. Raises
+        OSError.
         """
         note = Note(
             run_id=run_id,
             source=source,
-            boot_id=self.boot_id,
+            boot_id=boot_id(),
             claimed_at=claimed_at,
             max_log_bytes=limit,
+            failure=failure,
+            failed_at=claimed_at if failure else "",
             end_mark=f"\x1eend of run {run_id} {uuid.uuid4().hex}\n",
         )
         return RunFolder.create(self.path / str(run_id), note)
@@ -100,7 +98,7 @@ class Spool:
             if not entry.is_dir(follow_symlinks=False) or entry.name == "failed":
                 continue
             if entry.name.endswith(DONE_SUFFIX):
-                remove_tree(path)
+                self._remove(path)
                 continue
             try:
                 found.append(RunFolder.load(path))
@@ -121,6 +119,12 @@ class Spool:
             reason,
             target,
         )
+
+    def _remove(self, path: Path) -> None:
+        try:
+            remove_tree(path)
+        except OSError as error:
+            _log.error("%s cannot be removed, remove it by hand: %s", path, error)
 
     def _take_lock(self, lock: int) -> None:
         try:

@@ -206,17 +206,20 @@ class Worker:
             offers = source.unfinished()
         except ApiError as error:
             if error.status == _UNAUTHORIZED:
-                return self.fail(error)
-            return _log.error("interrupted runs cannot be asked for: %s", error)
+                self.fail(error)
+                return
+            _log.error("interrupted runs cannot be asked for: %s", error)
+            offers = []
         for offer in offers:
             # Whatever has been in hand since the start is newer than the answer.
             if offer.run_id not in self._taken_since_start:
                 live = self._register(offer.run_id, source)
-                self._run_interrupted(live, offer)
+                # No script needs the slot; and no run waits for another's refusal.
+                live.release_slot()
+                self._spawn(self._run_interrupted, live, offer)
         self._recovering_sources -= 1
         if not self._recovering_sources:
             self._taken_since_start.clear()
-        return None
 
     def _take_up_folders(self) -> None:
         by_name = {source.name: source for source in self._sources}
@@ -246,8 +249,10 @@ class Worker:
         return self._runs.get(run_id)
 
     def _answer_ping(self, order: Ping, source: Source) -> None:
-        self._tell(lambda to: to.pinged(datetime.now(UTC)))
-        self._is_answering_ping = False
+        try:
+            self._tell(lambda to: to.pinged(datetime.now(UTC)))
+        finally:
+            self._is_answering_ping = False
         source.done(order)
 
     def _tell(self, call: Callable[[Reporter], None]) -> None:

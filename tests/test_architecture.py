@@ -25,7 +25,7 @@ WORDS = ("errors", "models", "settings")
 PURE = ("protocol", "auth", "backoff", "log_window")
 CONTRACTS = ("*.base",)
 FOLDER = ("output_file", "run_folder")
-CORE = ("perform", "worker", "reports", "live_run", "acceptance", "recovery")
+CORE = ("perform", "worker", "reports", "live_run", "acceptance", "kills")
 BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.

@@ -24,7 +24,7 @@ from job_runner_worker.executors.process_tree import (
 )
 from job_runner_worker.executors.spawner import Spawner
 from job_runner_worker.models import Outcome, Run
-from job_runner_worker.run_folder import RunFolder, ScriptProcess
+from job_runner_worker.run_folder import RunFolder, ScriptProcess, boot_id
 
 SHELL = "/bin/sh"
 SHIM = Path(__file__).with_name("shim.sh")
@@ -76,13 +76,16 @@ class LocalExecutor:
         command = shebang.command(script, folder.script_path, environment.get("PATH"))
         try:
             folder.prepare(script)
-            if self._cgroups is not None and not folder.note.cgroup:
-                folder.update_note(cgroup=str(self._cgroups.make(run.id)))
+            self._note_options(run, folder)
             execution = LocalExecution(folder, self._options)
         except OSError as error:
             raise StartError(f"cannot write the run folder: {error}") from error
         argv = self._argv(folder, command)
-        self._spawner.spawn(folder.path, argv, environment, folder.note.cgroup)
+        try:
+            self._spawner.spawn(folder.path, argv, environment, folder.note.cgroup)
+        except StartError:
+            execution.let_go()
+            raise
         return self._begin(execution)
 
     def attach(self, run: Run, folder: RunFolder) -> LocalExecution | None:
@@ -119,9 +122,17 @@ class LocalExecutor:
             self._puncher = gevent.spawn(self._keep_outputs_small)
         return execution
 
-    def _argv(self, folder: RunFolder, command: list[str]) -> list[str]:
-        leftovers = "kill" if self._options.kill_leftovers else "leave"
+    def _note_options(self, run: Run, folder: RunFolder) -> None:
+        """Write down what holds for this run whatever the next worker is told."""
+        own_cgroup = str(self._cgroups.make(run.id)) if self._cgroups else ""
+        kill_leftovers = self._options.kill_leftovers
         note = folder.note
+        if (own_cgroup, kill_leftovers) != (note.cgroup, note.kill_leftovers):
+            folder.update_note(cgroup=own_cgroup, kill_leftovers=kill_leftovers)
+
+    def _argv(self, folder: RunFolder, command: list[str]) -> list[str]:
+        note = folder.note
+        leftovers = "kill" if note.kill_leftovers else "leave"
         shim = [SHELL, str(SHIM), str(folder.path), note.end_mark]
         return [*shim, leftovers, *command]
 
@@ -224,9 +235,11 @@ class LocalExecution:
 
         Raises OSError where the file system cannot do that.
         """
-        pause, due = self._pace.look(self._folder.output.size())
-        if due:
-            self._folder.output.punch()
+        size = self._folder.output.size()
+        pause, due = self._pace.look(size)
+        # The end mark comes after the script's death, so it is not among these bytes.
+        if due and self._process is not None and is_alive(self._process.script):
+            self._folder.output.punch(size)
         return pause
 
     def let_go(self) -> None:
@@ -258,13 +271,26 @@ class LocalExecution:
         self.let_go()
 
     def _ended(self, exit_status: int) -> Outcome:
-        if self._options.kill_leftovers:
-            self.tree().kill(self._options.kill_grace_seconds)
+        same_boot = self._folder.note.boot_id == boot_id()
+        if self._folder.note.kill_leftovers and same_boot:
+            self._end_leftovers()
         self._wait_for_relay()
         reason = self._kill_reason
         if self._attached and exit_status:
             reason = reason or self._folder.note.kill_reason
         return Outcome(exit_status, reason, self._folder.ended_at())
+
+    def _end_leftovers(self) -> None:
+        """End what the script has left; return when the shim is gone, too.
+
+        The shim stops itself once after it has written the exit status, perhaps only
+        after it was continued here.
+        """
+        tree = self.tree()
+        tree.kill(self._options.kill_grace_seconds)
+        deadline = time.monotonic() + _SHIM_EXIT_SECONDS
+        while self._listen(_RELAY_PAUSE_SECONDS) and time.monotonic() < deadline:
+            tree.wake()
 
     def _lost(self) -> Outcome:
         """Nobody is left to write the exit status: end what is left of the run."""
@@ -281,8 +307,13 @@ class LocalExecution:
         assert shim is not None
         relay_pid = self._process.relay_pid if self._process else 0
         own_cgroup = self._folder.note.cgroup
+        mark = f"JOB_RUNNER_RUN_ID={self._folder.note.run_id}\0"
         return ProcessTree(
-            shim, relay_pid, Path(own_cgroup) if own_cgroup else None, gevent.sleep
+            shim,
+            relay_pid,
+            Path(own_cgroup) if own_cgroup else None,
+            mark.encode() if self._attached else b"",
+            gevent.sleep,
         )
 
     def _wait_for_relay(self) -> None:

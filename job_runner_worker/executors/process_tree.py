@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ DEAD_STATES = ("Z", "X", "x")
 _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.05
 _LAST_RESORT_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 class ProcessTree:
@@ -25,7 +27,9 @@ class ProcessTree:
 
     The shim is a subreaper: whoever in the tree loses its parent becomes the shim's
     child, in whatever session, process group or environment it is. Where the run has
-    a cgroup, its members are counted in as well.
+    a cgroup, its members are counted in as well. Of a shim that is dead, the session is
+    left; ``mark``, if any, must be in the environment of its members, since nobody
+    knows how long ago the shim died and who has had its number after it.
     """
 
     def __init__(
@@ -33,28 +37,32 @@ class ProcessTree:
         shim: ProcessId,
         relay_pid: int,
         cgroup: Path | None = None,
+        mark: bytes = b"",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._shim = shim
-        self._relay_pid = relay_pid
+        self._ignored = {shim.pid, relay_pid}
         self._cgroup = cgroup
+        self._mark = mark
         self._sleep = sleep
+        self._untouchable: set[ProcessId] = set()
+        self._examined: set[int] = set()
 
     def members(self, *, exact: bool = True) -> set[ProcessId]:
-        """Return who is alive.
+        """Return who is alive and can be killed: other users' only in a cgroup.
 
         Inexact is fast, but may miss somebody while the tree changes.
         """
-        if not is_alive(self._shim):
-            pids: set[int] = set(_session(self._shim.pid))
-        elif exact:
-            pids = set(_all_descendants(self._shim.pid))
-        else:
-            pids = set(_descendants(self._shim.pid))
-        if self._cgroup is not None:
-            pids.update(_cgroup_members(self._cgroup))
-        pids -= {self._shim.pid, self._relay_pid}
-        return {found for pid in pids if (found := identify(pid)) is not None}
+        pids = self._listed()
+        if exact and is_alive(self._shim):
+            pids += _all_descendants(self._shim.pid)
+        found = set()
+        # Latest first: it may live for a moment only.
+        for pid in reversed(pids):
+            if pid not in self._ignored and (process := identify(pid)) is not None:
+                found.add(process)
+        self._examined = set(pids)
+        return found if self._cgroup is not None else found - self._untouchable
 
     def kill(self, grace_seconds: float) -> bool:
         """End everybody; return whether there was anybody, when nobody is left.
@@ -80,9 +88,9 @@ class ProcessTree:
         pauses = _pauses()
         while members := self.members(exact=False) or self.members():
             for member in members - told:
-                send_signal(member, signal.SIGTERM)
+                self._signal(member, signal.SIGTERM)
                 # A stopped process takes no TERM before it goes on.
-                send_signal(member, signal.SIGCONT)
+                self._signal(member, signal.SIGCONT)
             told |= members
             left = deadline - time.monotonic()
             if left <= 0:
@@ -93,22 +101,53 @@ class ProcessTree:
     def _kill_the_rest(self) -> bool:
         """A process may fork between the listing and the signal: list again.
 
-        Not so in a frozen cgroup. Where even that leads to no end, the whole cgroup is
-        killed: the shim too, so that the exit status is lost.
+        Not so in a frozen cgroup. Where even that leads to no end, or signals are not
+        permitted, whole groups are killed: the shim too, and the exit status is lost.
         """
         found = False
         pauses = _pauses()
         last_resort_at = time.monotonic() + _LAST_RESORT_SECONDS
-        while members := self.members():
+        while (members := self.members(exact=False)) or not self._is_over():
             if not found:
                 self._write_to_cgroup("cgroup.freeze", "1")
             found = True
             for member in members:
-                send_signal(member, signal.SIGKILL)
-            if time.monotonic() > last_resort_at:
+                self._signal(member, signal.SIGKILL)
+            is_late = time.monotonic() > last_resort_at
+            if is_late or self._untouchable:
                 self._write_to_cgroup("cgroup.kill", "1")
-            self._sleep(next(pauses))
+            if is_late:
+                _kill_groups(self._examined)
+            self._sleep(next(pauses) if members else _FIRST_PAUSE_SECONDS)
         return found
+
+    def _is_over(self) -> bool:
+        """Return whether the last look has missed nobody.
+
+        Whoever forks and ends at once may never be seen alive. But the stopped shim
+        does not reap: nobody has come only if there are no more dead than before.
+        """
+        latest = set(self._listed())
+        if not latest <= self._examined:
+            if is_stopped(self._shim):
+                self._ignored |= self._examined & set(_children(self._shim.pid))
+            return False
+        return not self.members()
+
+    def _listed(self) -> list[int]:
+        """Return who may be alive. The cost is that of the tree, not of the machine."""
+        if is_alive(self._shim):
+            pids = list(_descendants(self._shim.pid))
+        else:
+            pids = list(_session(self._shim.pid, self._mark))
+        if self._cgroup is not None:
+            pids += _cgroup_members(self._cgroup)
+        return pids
+
+    def _signal(self, member: ProcessId, number: signal.Signals) -> None:
+        if not send_signal(member, number) and member not in self._untouchable:
+            self._untouchable.add(member)
+            _log.warning("process %d is another user's: no permission", member.pid)
 
     def _write_to_cgroup(self, name: str, content: str) -> None:
         if self._cgroup is not None:
@@ -135,16 +174,26 @@ def is_stopped(process: ProcessId) -> bool:
     return is_alive(process) and fields is not None and fields[0] == "T"
 
 
-def send_signal(process: ProcessId, number: signal.Signals) -> None:
-    """Signal this very process, and nobody who has its pid by now."""
-    with contextlib.suppress(ProcessLookupError):
+def send_signal(process: ProcessId, number: signal.Signals) -> bool:
+    """Signal this very process, and nobody who has its pid by now.
+
+    Return False where it is alive and may not be signalled: another user's.
+    """
+    try:
         descriptor = os.pidfd_open(process.pid)
-        try:
-            # The descriptor is tied to a process before that one is identified.
-            if is_alive(process):
-                signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)
+    except OSError:
+        return True
+    try:
+        # The descriptor is tied to a process before that one is identified.
+        if is_alive(process):
+            signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _stat_fields(pid: int) -> list[str] | None:
@@ -190,18 +239,37 @@ def _all_descendants(root: int) -> Iterable[int]:
     return [child.pid for child in children]
 
 
-def _session(leader: int) -> Iterator[int]:
+def _kill_groups(pids: Iterable[int]) -> None:
+    """Kill the process groups of some processes, dead or alive: all at one moment.
+
+    A group's number belongs to it as long as a zombie is in it.
+    """
+    fields = [found for pid in pids if (found := _stat_fields(pid)) is not None]
+    for group in {int(found[2]) for found in fields} - {0, os.getpgrp()}:
+        with contextlib.suppress(OSError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def _session(leader: int, mark: bytes) -> Iterator[int]:
     """Yield who is left of a session whose leader is dead.
 
     The kernel gives the leader's number to nobody while the session has members. If
     a process has it, it is a new one, and so is its session.
     """
-    if identify(leader) is not None:
+    # Session 0 is that of the kernel, and of whoever entered a container.
+    if leader == 0 or identify(leader) is not None:
         return
     for pid in psutil.pids():
         fields = _stat_fields(pid)
-        if fields is not None and int(fields[3]) == leader:
+        if fields is not None and int(fields[3]) == leader and _has_mark(pid, mark):
             yield pid
+
+
+def _has_mark(pid: int, mark: bytes) -> bool:
+    try:
+        return not mark or mark in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
 
 
 def _cgroup_members(cgroup: Path) -> Iterable[int]:

@@ -22,6 +22,9 @@ from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
 SYS_CLONE3 = 435
+SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "s390x": 174}
+LIBRARY_SIGNALS = (32, 33)
+"""The C library keeps these to itself; its posix_spawn leaves them ignored."""
 CLONE_INTO_CGROUP = 0x200000000
 REQUEST_BYTES = 1024 * 1024
 LOWEST_OWN_DESCRIPTOR = 10
@@ -61,6 +64,11 @@ def _set_signals() -> None:
         # Some real-time signals belong to the C library.
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
+    sigaction = SYS_RT_SIGACTION.get(os.uname().machine)
+    if sigaction is not None:
+        for number in LIBRARY_SIGNALS:
+            # An empty struct sigaction is SIG_DFL; a set of signals has eight bytes.
+            _libc.syscall(sigaction, number, bytes(64), None, 8)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     # Nobody waits for shims here: the kernel reaps them.
@@ -68,14 +76,14 @@ def _set_signals() -> None:
 
 
 def _spawn(request: dict[str, Any]) -> int:
-    bell = os.open(f"{request['folder']}/bell", os.O_RDWR)
-    pipe = os.pipe()
+    descriptors = [os.open(f"{request['folder']}/bell", os.O_RDWR)]
     try:
+        descriptors += os.pipe()
         pid = _fork(request["cgroup"])
         if pid == 0:
             _become_shim(request)
     finally:
-        for descriptor in (bell, *pipe):
+        for descriptor in descriptors:
             os.close(descriptor)
     return pid
 

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Measures the worker alone, against a stand-in server; ``make bench`` starts it.
+
+The worker is the real one, a process as it is in operation. The server is a process
+of its own, too, so that what measures is asleep while there is something to measure;
+the clock is CLOCK_MONOTONIC, which all processes of a machine share. Prints a table
+and writes results.json beside this file. Nothing here is a test: a busy machine makes
+every figure larger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import machine
+from central import BenchmarkError
+from cost import measure_costs
+from figures import Figure, rst_table
+from latency import measure_kills, measure_starts
+from output import measure_output
+
+RESULTS_PATH = Path(__file__).with_name("results.json")
+Measure = Callable[[], list[Figure]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    starts: int
+    kills: int
+    cost_rounds: int
+    runs_per_round: int
+    idle_seconds: float
+    output_rounds: int
+    output_bytes: int
+    silence_seconds: float
+
+
+FULL = Plan(
+    starts=100,
+    kills=30,
+    cost_rounds=5,
+    runs_per_round=200,
+    idle_seconds=60,
+    output_rounds=5,
+    output_bytes=500_000_000,
+    silence_seconds=3,
+)
+QUICK = Plan(
+    starts=5,
+    kills=2,
+    cost_rounds=1,
+    runs_per_round=20,
+    idle_seconds=5,
+    output_rounds=1,
+    output_bytes=20_000_000,
+    silence_seconds=0.5,
+)
+
+
+def measures(plan: Plan) -> Iterator[tuple[str, Measure]]:
+    """Yield what is measured, by name, in the order of the table."""
+    yield "start", partial(measure_starts, plan.starts)
+    yield "kill", partial(measure_kills, plan.kills)
+    costs = plan.cost_rounds, plan.runs_per_round, plan.idle_seconds
+    yield "cost", partial(measure_costs, *costs)
+    output = plan.output_rounds, plan.output_bytes, plan.silence_seconds
+    yield "output", partial(measure_output, *output)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    facts = machine.facts(Path(tempfile.gettempdir()).resolve())
+    figures: list[Figure] = []
+    for name, measure in measures(QUICK if arguments.quick else FULL):
+        if arguments.only not in (None, name):
+            continue
+        if not arguments.quick:
+            busy_percent = machine.wait_until_calm()
+            facts[f"busy_percent_before_{name}"] = busy_percent
+        began = time.monotonic()
+        print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
+        try:
+            figures += measure()
+        except BenchmarkError as error:
+            print(f"\nbenchmark: {error}", file=sys.stderr)
+            return 1
+        print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), end="\n\n")
+    print(rst_table(figures))
+    output = arguments.output
+    if output is None and not arguments.quick and arguments.only is None:
+        output = RESULTS_PATH
+    if output is not None:
+        results = {
+            "quick": arguments.quick,
+            "machine": facts,
+            "figures": [figure.as_json() for figure in figures],
+        }
+        output.write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Measure the worker.")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds, for a look; says little"
+    )
+    names = [name for name, _ in measures(QUICK)]
+    parser.add_argument("--only", choices=names, help="measure only this")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="where to write the JSON (default: results.json here if all is measured)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What a run costs, and what an idle worker costs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from central import Central
+from figures import Figure
+from measured_worker import MeasuredWorker, worker_and_server
+from processes import cpu_seconds, resident_mib, voluntary_switches
+
+SCRIPT = "#!/bin/sh\ntrue\n"
+CONCURRENT_JOBS = 4
+WARM_UP_RUNS = 20
+OFFER_TTL_SECONDS = 600
+"""All orders come at once; by default those that wait for 4 s would be forgotten."""
+SETTLE_SECONDS = 0.5
+CPU_TARGET = {"median": 10.0}
+REQUESTS_TARGET = {"median": 6.0}
+IDLE_TARGET = {"median": 0.1}
+RSS_TARGET = {"median": 48.0}
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one run cost, as the mean of a round."""
+
+    cpu_ms: float
+    helper_cpu_ms: float
+    scripts_cpu_ms: float | None
+    requests: float
+    runs_per_second: float
+
+
+def measure_costs(rounds: int, runs: int, idle_seconds: float) -> list[Figure]:
+    """Run `true` in rounds; then leave the same worker alone."""
+    with worker_and_server(
+        concurrent_jobs=CONCURRENT_JOBS, offer_ttl_seconds=OFFER_TTL_SECONDS
+    ) as (central, worker):
+        _round(central, worker, WARM_UP_RUNS)
+        found = [_round(central, worker, runs) for _ in range(rounds)]
+        idle = _idle(worker, idle_seconds)
+        memory = _memory(worker, rounds * runs)
+    return [*_figures(found, runs), *idle, *memory]
+
+
+def _figures(found: list[Round], runs: int) -> list[Figure]:
+    what = f"{runs} runs of true, {CONCURRENT_JOBS} at once"
+    both = [each.cpu_ms + each.helper_cpu_ms for each in found]
+    helper = [each.helper_cpu_ms for each in found]
+    scripts = [each.scripts_cpu_ms for each in found if each.scripts_cpu_ms is not None]
+    requests = [each.requests for each in found]
+    rates = [each.runs_per_second for each in found]
+    figures = [
+        Figure(
+            "run_cpu",
+            f"CPU per run, worker and helper; {what}",
+            "ms",
+            both,
+            CPU_TARGET,
+        ),
+        Figure("run_cpu_helper", "of that the helper", "ms", helper),
+        Figure("run_cpu_scripts", "CPU per run, shim and script", "ms", scripts),
+        Figure("run_requests", "HTTP requests per run", "", requests, REQUESTS_TARGET),
+        Figure("run_rate", "runs per second, end to end", "1/s", rates),
+    ]
+    return [figure for figure in figures if figure.values]
+
+
+def _round(central: Central, worker: MeasuredWorker, runs: int) -> Round:
+    helper_pid = worker.helper_pid()
+    requests = central.count_requests()
+    everything = worker.everything_cpu_seconds()
+    own, helper = cpu_seconds(worker.pid), cpu_seconds(helper_pid)
+
+    ordered = central.order(SCRIPT, runs)
+    central.wait_for_successes(ordered.run_ids)
+    worker.wait_until_quiet()
+    # A shim has a few instructions left when its worker is through with the run.
+    time.sleep(SETTLE_SECONDS)
+
+    own = cpu_seconds(worker.pid) - own
+    helper = cpu_seconds(helper_pid) - helper
+    scripts = None
+    if everything is not None:
+        scripts = (worker.everything_cpu_seconds() or 0.0) - everything - own - helper
+    ended_ns = max(
+        max(central.answered_ns(run_id, "PATCH", "/run/"))
+        for run_id in ordered.run_ids[-CONCURRENT_JOBS * 4 :]
+    )
+    return Round(
+        cpu_ms=own * 1000 / runs,
+        helper_cpu_ms=helper * 1000 / runs,
+        scripts_cpu_ms=None if scripts is None else scripts * 1000 / runs,
+        requests=(central.count_requests() - requests) / runs,
+        runs_per_second=runs / (ended_ns - ordered.sent_ns) * 1e9,
+    )
+
+
+def _idle(worker: MeasuredWorker, seconds: float) -> list[Figure]:
+    pids = (worker.pid, worker.helper_pid())
+    cpu = sum(map(cpu_seconds, pids))
+    switches = [voluntary_switches(pid) for pid in pids]
+    began = time.monotonic()
+    time.sleep(seconds)
+    passed = time.monotonic() - began
+    cpu = sum(map(cpu_seconds, pids)) - cpu
+    # What is more than before; a thread that has ended since is left out.
+    more = [
+        voluntary_switches(pid) - before
+        for pid, before in zip(pids, switches, strict=True)
+    ]
+    per_second = sum(each.total() for each in more) / passed
+    what = f"idle for {seconds:g} s, worker and helper"
+    share = cpu / passed * 100
+    return [
+        Figure("idle_cpu", f"{what}: CPU", "% of a core", [share], IDLE_TARGET),
+        Figure(
+            "idle_switches",
+            f"{what}: voluntary context switches",
+            "1/s",
+            [per_second],
+        ),
+    ]
+
+
+def _memory(worker: MeasuredWorker, runs: int) -> list[Figure]:
+    own, helper = resident_mib(worker.pid), resident_mib(worker.helper_pid())
+    return [
+        Figure("rss", f"RSS of the worker after {runs} runs", "MiB", [own], RSS_TARGET),
+        Figure("rss_helper", "RSS of the helper", "MiB", [helper]),
+    ]

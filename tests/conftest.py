@@ -1,0 +1,191 @@
+"""Real scripts in run folders of their own, and nothing left of them afterwards."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from waiting import LIMIT_SECONDS, alive_below, end_all_below, eventually
+
+from job_runner_worker.executors import cgroup
+from job_runner_worker.executors.local import (
+    LocalExecution,
+    LocalExecutor,
+    LocalOptions,
+)
+from job_runner_worker.models import Outcome, Run
+from job_runner_worker.run_folder import Note, RunFolder
+from job_runner_worker.spool import boot_id
+
+NO_CGROUP = (
+    "no cgroup v2 that may be written: run the tests as root, or with "
+    "systemd-run --user --scope -p Delegate=yes"
+)
+MAX_LOG_BYTES = 10_000
+OPTIONS = LocalOptions(
+    environment={"PATH": "/usr/local/bin:/usr/bin:/bin"},
+    worker_name="a worker",
+    kill_grace_seconds=LIMIT_SECONDS,
+    kill_leftovers=False,
+)
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script that has begun, and its run folder."""
+
+    folder: RunFolder
+    execution: LocalExecution
+
+    def end(self, timeout_seconds: float = LIMIT_SECONDS) -> Outcome:
+        """Return the outcome; AssertionError where there is none in time."""
+        outcome = self.execution.wait(timeout_seconds)
+        assert outcome is not None, f"still runs; its output: {self.raw_output!r:.1000}"
+        return outcome
+
+    @property
+    def log(self) -> str:
+        return self.folder.log(final=True)
+
+    @property
+    def raw_output(self) -> bytes:
+        return self.folder.output.path.read_bytes()
+
+    @property
+    def work_path(self) -> Path:
+        """The script's working directory."""
+        return self.folder.path / "work"
+
+    @property
+    def shim_pid(self) -> int:
+        shim = self.folder.shim()
+        assert shim is not None
+        return shim.pid
+
+    @property
+    def relay_pid(self) -> int:
+        process = self.folder.script_process()
+        assert process is not None
+        return process.relay_pid
+
+    def members(self) -> set[int]:
+        """Return who of the run is alive, the shim and the relay not counted."""
+        pids = {process.pid for process in alive_below(self.folder.path)}
+        return pids - {self.shim_pid, self.relay_pid}
+
+    def wait_for_output(self, text: str) -> None:
+        mark = text.encode()
+        eventually(lambda: mark in self.raw_output, f"{text!r} in the output")
+
+    def wait_for_members(self, count: int) -> None:
+        eventually(lambda: len(self.members()) >= count, f"{count} processes are there")
+
+
+class Local:
+    """Starts scripts with executors that are closed in the end."""
+
+    def __init__(self, spool_path: Path) -> None:
+        self.spool_path = spool_path
+        self.cgroups: cgroup.Cgroups | None = None
+        self._executors: list[LocalExecutor] = []
+        self._run_ids = itertools.count(1)
+        self.folders: list[RunFolder] = []
+
+    def executor(self, **options: Any) -> LocalExecutor:
+        """Return an open executor; ``options`` are those of LocalOptions."""
+        executor = LocalExecutor(replace(OPTIONS, **options), self.cgroups)
+        executor.open()
+        self._executors.append(executor)
+        return executor
+
+    def folder(self, script: str, max_log_bytes: int = MAX_LOG_BYTES) -> RunFolder:
+        """Return the folder of a run that has been claimed."""
+        number = next(self._run_ids)
+        note = Note(
+            run_id=number,
+            source="broadcast",
+            boot_id=boot_id(),
+            claimed_at="2026-11-22T02:25:59+00:00",
+            max_log_bytes=max_log_bytes,
+            end_mark=f"\x1eend of run {number}\n",
+            run=Run(number, f"/api/v1/run/{number}/", "7", "a title", script),
+        )
+        made = RunFolder.create(self.spool_path / str(number), note)
+        self.folders.append(made)
+        return made
+
+    def start(
+        self, script: str, executor: LocalExecutor | None = None, **options: Any
+    ) -> Script:
+        """Begin a script, with an executor of its own unless one is given."""
+        folder = self.folder(script)
+        if executor is None:
+            executor = self.executor(**options)
+        return Script(folder, executor.start(folder.run, folder))
+
+    def run(self, script: str, **options: Any) -> tuple[Script, Outcome]:
+        """Begin a script and wait for its end."""
+        started = self.start(script, **options)
+        return started, started.end()
+
+    def close(self) -> None:
+        for executor in self._executors:
+            executor.close()
+        end_all_below(self.spool_path)
+        if self.cgroups is not None:
+            eventually(self._is_swept, "the cgroups are removed")
+
+    def _is_swept(self) -> bool:
+        assert self.cgroups is not None
+        self.cgroups.sweep()
+        return not any(Path(made.note.cgroup).exists() for made in self._with_cgroup())
+
+    def _with_cgroup(self) -> list[RunFolder]:
+        return [made for made in self.folders if made.note.cgroup]
+
+
+@pytest.fixture
+def greenlet_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """No greenlet ends with an error that nobody looks at."""
+    errors: list[object] = []
+    hub = gevent.get_hub()
+    report = hub.handle_error
+
+    def handle_error(context: object, *error: Any) -> None:
+        errors.append(error[1])
+        report(context, *error)
+
+    monkeypatch.setattr(hub, "handle_error", handle_error)
+    yield errors
+    assert not errors
+
+
+@pytest.fixture
+def local(tmp_path: Path, greenlet_errors: list[object]) -> Iterator[Local]:
+    """Executors and run folders; whatever runs in them is ended afterwards."""
+    spool_path = tmp_path / "spool"
+    spool_path.mkdir(mode=0o700)
+    made = Local(spool_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def contained(local: Local) -> Local:
+    """Executors that give each run a cgroup."""
+    local.cgroups = cgroup.find(local.spool_path)
+    if local.cgroups is None:
+        pytest.skip(NO_CGROUP)
+    return local
+
+
+@pytest.fixture(params=["contained", "local"], ids=["cgroup", "subreaper"])
+def tracked(request: pytest.FixtureRequest) -> Local:
+    """Executors with each way of keeping a run's processes together."""
+    found: Local = request.getfixturevalue(request.param)
+    return found

@@ -27,6 +27,7 @@ from figures import Figure, rst_table
 from latency import measure_kills, measure_starts
 from output import measure_output
 
+PATIENCE_SECONDS = 60.0
 RESULTS_PATH = Path(__file__).with_name("results.json")
 Measure = Callable[[], list[Figure]]
 
@@ -81,13 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; return the exit status."""
     arguments = _parser().parse_args(argv)
     facts = machine.facts(Path(tempfile.gettempdir()).resolve())
+    conditions: dict[str, dict[str, float]] = {}
     figures: list[Figure] = []
     for name, measure in measures(QUICK if arguments.quick else FULL):
         if arguments.only not in (None, name):
             continue
-        if not arguments.quick:
-            busy_percent = machine.wait_until_calm()
-            facts[f"busy_percent_before_{name}"] = busy_percent
+        patience_seconds = 0.0 if arguments.quick else PATIENCE_SECONDS
+        conditions[name] = machine.conditions(patience_seconds)
         began = time.monotonic()
         print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
         try:
@@ -96,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\nbenchmark: {error}", file=sys.stderr)
             return 1
         print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
-    print(", ".join(f"{name} {value}" for name, value in facts.items()), end="\n\n")
+    for name, value in [*facts.items(), *conditions.items()]:
+        print(f"{name}: {value}")
+    print()
     print(rst_table(figures))
     output = arguments.output
     if output is None and not arguments.quick and arguments.only is None:
@@ -105,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = {
             "quick": arguments.quick,
             "machine": facts,
+            "conditions": conditions,
             "figures": [figure.as_json() for figure in figures],
         }
         output.write_text(json.dumps(results, indent=2) + "\n")

@@ -15,8 +15,8 @@ import psutil
 import zmq
 
 CALM_PERCENT = 5.0
-CALM_SECONDS = 2.0
-CALM_WITHIN_SECONDS = 60.0
+SAMPLE_SECONDS = 0.5
+LOOPS = 500_000
 
 
 def facts(spool_parent: Path) -> dict[str, Any]:
@@ -36,16 +36,26 @@ def facts(spool_parent: Path) -> dict[str, Any]:
     }
 
 
-def wait_until_calm() -> float:
-    """Wait a while for others to be done; return how busy they leave the machine.
+def conditions(patience_seconds: float) -> dict[str, float]:
+    """Wait a while for others to be done; return how it is then.
 
-    In percent of all processors.
+    ``busy_percent`` is what they take of all processors, ``loop_ms`` what a fixed
+    piece of Python takes: a machine that shares its hardware has better days.
     """
-    deadline = time.monotonic() + CALM_WITHIN_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:
-        busy_percent: float = psutil.cpu_percent(interval=CALM_SECONDS)
+        busy_percent = psutil.cpu_percent(interval=SAMPLE_SECONDS)
         if busy_percent < CALM_PERCENT or time.monotonic() > deadline:
-            return busy_percent
+            break
+    return {"busy_percent": busy_percent, "loop_ms": round(_loop_ms(), 1)}
+
+
+def _loop_ms() -> float:
+    began = time.perf_counter()
+    total = 0
+    for number in range(LOOPS):
+        total += number & 3
+    return (time.perf_counter() - began) * 1000
 
 
 def _cpu_model() -> str:

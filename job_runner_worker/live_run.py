@@ -76,8 +76,6 @@ class LiveRun:
             raise StartError(failure.reason)
         execution = self.attach()
         if execution is None:
-            if self._kill_reason:
-                raise StartError(f"{self._kill_reason} before the start")
             self._move(RunState.STARTING)
             execution = self._start()
             self._follow(execution)
@@ -157,14 +155,16 @@ class LiveRun:
 
     def _start(self) -> Execution:
         waits = backoff.waits()
-        for _ in range(START_TRIES - 1):
+        for tries_left in reversed(range(START_TRIES)):
+            if self._kill_reason:
+                raise StartError(f"{self._kill_reason} before the start")
             try:
                 return self._executor.start(self.folder.run, self.folder)
             except StartError as error:
-                if not error.transient:
+                if not (error.transient and tries_left):
                     raise
             gevent.sleep(next(waits))
-        return self._executor.start(self.folder.run, self.folder)
+        raise AssertionError("the last try returns or raises")
 
     def _move(self, state: RunState) -> None:
         if state not in TRANSITIONS[self.state]:

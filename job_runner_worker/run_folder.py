@@ -22,6 +22,7 @@ from job_runner_worker.output_file import OutputFile
 
 FORMAT = 1
 """Grows when an older worker could not read a folder any more."""
+NEW_SUFFIX = ".new"
 DONE_SUFFIX = ".done"
 _EXIT_STATUS_BYTES = 4
 _PID_BYTES = 64
@@ -84,11 +85,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, note: Note) -> RunFolder:
-        """Make a folder for a run that is about to be claimed."""
-        path.mkdir(mode=0o700)
-        folder = cls(path, note)
-        folder._write_note()
-        return folder
+        """Make a folder for a run that is about to be claimed: whole or not at all."""
+        unfinished = path.with_name(path.name + NEW_SUFFIX)
+        unfinished.mkdir(mode=0o700)
+        cls(unfinished, note)._write_note()
+        unfinished.rename(path)
+        return cls(path, note)
 
     @classmethod
     def load(cls, path: Path) -> RunFolder:

@@ -19,6 +19,7 @@ from pathlib import Path
 from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedError
 from job_runner_worker.run_folder import (
     DONE_SUFFIX,
+    NEW_SUFFIX,
     Note,
     RunFolder,
     boot_id,
@@ -97,7 +98,7 @@ class Spool:
             path = Path(entry.path)
             if not entry.is_dir(follow_symlinks=False) or entry.name == "failed":
                 continue
-            if entry.name.endswith(DONE_SUFFIX):
+            if entry.name.endswith((NEW_SUFFIX, DONE_SUFFIX)):
                 self._remove(path)
                 continue
             try:

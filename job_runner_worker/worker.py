@@ -117,8 +117,13 @@ class Worker:
                     self._spawn(self._answer_ping, command, source)
 
     def _listen(self, source: Source) -> None:
-        for command in source.commands():
-            self.handle(command, source)
+        try:
+            for command in source.commands():
+                self.handle(command, source)
+        except Exception as error:
+            # Better no worker, which its supervisor sees, than a deaf one.
+            _log.exception("the source %r broke", source.name)
+            self.fail(JobRunnerError(f"the source {source.name!r} broke: {error}"))
 
     def _accept(self, order: Enqueue, source: Source) -> None:
         run_id = order.run_id

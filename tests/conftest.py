@@ -123,9 +123,12 @@ class Local:
         self, script: str, executor: LocalExecutor | None = None, **options: Any
     ) -> Script:
         """Begin a script, with an executor of its own unless one is given."""
-        folder = self.folder(script)
         if executor is None:
             executor = self.executor(**options)
+        return self.begin(self.folder(script), executor)
+
+    def begin(self, folder: RunFolder, executor: LocalExecutor) -> Script:
+        """Begin the script of a folder."""
         return Script(folder, executor.start(folder.run, folder))
 
     def run(self, script: str, **options: Any) -> tuple[Script, Outcome]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import gevent
+import psutil
 from harness import Process, read_process
+
+from job_runner_worker.executors.process_tree import identify
+from job_runner_worker.run_folder import ProcessId
 
 LIMIT_SECONDS = 20.0
 """Far more than anything takes, also on a machine that is busy with other tests."""
@@ -47,6 +52,17 @@ def alive_below(path: Path) -> list[Process]:
             if process is not None:
                 found.append(process)
     return found
+
+
+def spawn_helpers(parent_pid: int | None = None) -> set[ProcessId]:
+    """Return the spawn helpers of a process, of this one by default."""
+    found = set()
+    for child in psutil.Process(parent_pid).children():
+        # A zombie has no command line.
+        with suppress(psutil.Error):
+            if any("spawn_helper" in word for word in child.cmdline()):
+                found.add(identify(child.pid))
+    return {process for process in found if process is not None}
 
 
 def end_all_below(path: Path) -> None:

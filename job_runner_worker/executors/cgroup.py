@@ -32,10 +32,14 @@ class Cgroups:
             self._parent.rmdir()
 
 
-def remove(cgroup: Path) -> None:
-    """Remove the cgroup of a run that has ended, if nobody is left in it."""
+def remove(cgroup: Path) -> bool:
+    """Remove the cgroup of a run that has ended, if nobody is left in it.
+
+    Return whether it is gone.
+    """
     with contextlib.suppress(OSError):
         cgroup.rmdir()
+    return not cgroup.exists()
 
 
 def find(spool_path: Path, proc: Path = Path("/proc/self")) -> Cgroups | None:

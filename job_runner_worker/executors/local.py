@@ -33,6 +33,7 @@ _RELAY_PATIENCE_SECONDS = 2.0
 """How long the output may stand still before a missing end mark is given up."""
 _RELAY_PAUSE_SECONDS = 0.02
 _SHIM_EXIT_SECONDS = 5.0
+_CGROUP_PAUSES_SECONDS = (0.0, 0.01, 0.1, 1.0)
 _PUNCH_EVERY_BYTES = 4 * 1024 * 1024
 _SHORTEST_PUNCH_SECONDS = 0.02
 _LONGEST_PUNCH_SECONDS = 1.0
@@ -133,8 +134,8 @@ class LocalExecutor:
     def _argv(self, folder: RunFolder, command: list[str]) -> list[str]:
         note = folder.note
         leftovers = "kill" if note.kill_leftovers else "leave"
-        shim = [SHELL, str(SHIM), str(folder.path), note.end_mark]
-        return [*shim, leftovers, *command]
+        mark = note.end_mark.strip("\x1e\n")
+        return [SHELL, str(SHIM), str(folder.path), mark, leftovers, *command]
 
     def _environment_of(self, run: Run, folder: RunFolder) -> dict[str, str]:
         title = run.job_title.replace("\0", "").encode("utf-8", "replace").decode()
@@ -266,7 +267,11 @@ class LocalExecution:
             deadline = time.monotonic() + _SHIM_EXIT_SECONDS
             while self._listen(_SHIM_EXIT_SECONDS) and time.monotonic() < deadline:
                 pass
-            cgroup.remove(Path(own_cgroup))
+            # The kernel takes a moment to see the last one off.
+            for pause in _CGROUP_PAUSES_SECONDS:
+                gevent.sleep(pause)
+                if cgroup.remove(Path(own_cgroup)):
+                    break
         self._watcher = None
         self.let_go()
 
@@ -295,8 +300,9 @@ class LocalExecution:
     def _lost(self) -> Outcome:
         """Nobody is left to write the exit status: end what is left of the run."""
         self.tree().kill(0)
-        reason = self._kill_reason or self._folder.note.kill_reason
-        self._folder.fail(reason or SHIM_LOST)
+        if self._folder.failure() is None:
+            reason = self._kill_reason or self._folder.note.kill_reason
+            self._folder.fail(reason or SHIM_LOST)
         failure = self._folder.failure()
         assert failure is not None
         return failure

@@ -117,7 +117,7 @@ class ProcessTree:
             if is_late or self._untouchable:
                 self._write_to_cgroup("cgroup.kill", "1")
             if is_late:
-                _kill_groups(self._examined)
+                self._kill_groups()
             self._sleep(next(pauses) if members else _FIRST_PAUSE_SECONDS)
         return found
 
@@ -133,6 +133,21 @@ class ProcessTree:
                 self._ignored |= self._examined & set(_children(self._shim.pid))
             return False
         return not self.members()
+
+    def _kill_groups(self) -> None:
+        """Kill process groups, each at one moment: nobody can fork out of that.
+
+        A group's number is nobody else's as long as a zombie is in it.
+        """
+        groups = set()
+        for pid in self._examined:
+            fields = _stat_fields(pid)
+            # The second is the parent, the third the group, the fourth the session.
+            if fields is not None and str(self._shim.pid) in (fields[1], fields[3]):
+                groups.add(int(fields[2]))
+        for group in groups:
+            with contextlib.suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
 
     def _listed(self) -> list[int]:
         """Return who may be alive. The cost is that of the tree, not of the machine."""
@@ -237,17 +252,6 @@ def _all_descendants(root: int) -> Iterable[int]:
     except psutil.NoSuchProcess:
         return []
     return [child.pid for child in children]
-
-
-def _kill_groups(pids: Iterable[int]) -> None:
-    """Kill the process groups of some processes, dead or alive: all at one moment.
-
-    A group's number belongs to it as long as a zombie is in it.
-    """
-    fields = [found for pid in pids if (found := _stat_fields(pid)) is not None]
-    for group in {int(found[2]) for found in fields} - {0, os.getpgrp()}:
-        with contextlib.suppress(OSError):
-            os.killpg(group, signal.SIGKILL)
 
 
 def _session(leader: int, mark: bytes) -> Iterator[int]:

@@ -22,8 +22,9 @@ shim() {
     cd "$1" || exit
     end_mark=$2 leftovers=$3
     shift 3
-    # A script may signal its whole process group, `kill 0`: the shim lives on.
-    trap : $signals
+    # A script may signal its whole process group, `kill 0`: shim and relay live on.
+    # What is ignored stays ignored in the relay, from its first moment.
+    trap '' $signals
     identify
     set -C
     echo "$own_pid $own_start" >began || exit
@@ -31,11 +32,9 @@ shim() {
 
     # The relay ends when nobody has the pipe open any more. Its standard output is
     # there so that a full disk does not end it.
-    {
-        trap '' $signals
-        exec tee -a output <&4 >/dev/null 3>&- 4<&- 5>&-
-    } &
+    tee -a output <&4 >/dev/null 3>&- 4<&- 5>&- &
     relay=$!
+    trap : $signals
     exec 4<&-
 
     (
@@ -49,7 +48,8 @@ shim() {
     )
     exit_status=$?
 
-    printf %s "$end_mark" >&5
+    # The command line has the mark without what surrounds it: `ps` is no end.
+    printf '\036%s\n' "$end_mark" >&5
     exec 5>&-
     echo "$exit_status" 1<>exit_status
     echo ended >&3

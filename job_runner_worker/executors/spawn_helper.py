@@ -66,9 +66,9 @@ def _set_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
     sigaction = SYS_RT_SIGACTION.get(os.uname().machine)
     if sigaction is not None:
-        for number in LIBRARY_SIGNALS:
+        for library_signal in LIBRARY_SIGNALS:
             # An empty struct sigaction is SIG_DFL; a set of signals has eight bytes.
-            _libc.syscall(sigaction, number, bytes(64), None, 8)
+            _libc.syscall(sigaction, library_signal, bytes(64), None, 8)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     # Nobody waits for shims here: the kernel reaps them.

@@ -156,13 +156,13 @@ def test_a_kill_stops_the_shim_meanwhile_and_continues_it(local):
     script.wait_for_output("now")
     shim, process = script.folder.shim(), script.folder.script_process()
     was_stopped = []
-    tree = ProcessTree(
-        shim,
-        process.relay_pid,
-        sleep=lambda seconds: was_stopped.append(is_stopped(shim)),
-    )
-    assert tree.kill(0) is True
-    assert any(was_stopped)
+
+    def sleep(seconds):
+        eventually(lambda: is_stopped(shim), "the shim is stopped")
+        was_stopped.append(True)
+
+    assert ProcessTree(shim, process.relay_pid, sleep=sleep).kill(0) is True
+    assert was_stopped
     assert script.end().exit_status == 137
 
 

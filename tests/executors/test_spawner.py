@@ -5,12 +5,11 @@ import resource
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from waiting import alive_below, eventually
+from waiting import alive_below, eventually, spawn_helpers
 
 from job_runner_worker.errors import StartError
 from job_runner_worker.executors.process_tree import identify, is_alive, send_signal
@@ -20,26 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 LONG = ["/bin/sleep", "60"]
 
 
-def helpers(of=None):
-    """Return the spawn helpers that are children of a process, this one by default."""
-    found = []
-    for child in psutil.Process(of).children():
-        # A zombie has no command line.
-        with suppress(psutil.Error):
-            if any("spawn_helper" in word for word in child.cmdline()):
-                found.append(identify(child.pid))
-    return found
-
-
 @pytest.fixture
 def spawner():
-    others = set(helpers())
+    others = spawn_helpers()
     made = Spawner()
     made.start()
-    made.helper = lambda: (set(helpers()) - others).pop()
+    made.helper = lambda: (spawn_helpers() - others).pop()
     yield made
     made.close()
-    assert set(helpers()) == others
+    assert spawn_helpers() == others
 
 
 @pytest.fixture
@@ -52,7 +40,13 @@ def folder(local):
 def spawn(spawner, folder, argv=LONG, **environment):
     """Start something in a run folder, as the shim is."""
     command = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder.path), *argv]
-    return spawner.spawn(folder.path, command, environment)
+    pid = spawner.spawn(folder.path, command, environment)
+
+    def is_there():
+        return any(process.pid == pid for process in alive_below(folder.path))
+
+    eventually(lambda: is_there() or identify(pid) is None, "it is in its folder")
+    return pid
 
 
 def descriptors(pid="self"):
@@ -63,7 +57,7 @@ def test_a_shim_leads_a_session_of_its_own_and_is_a_child_of_the_helper(
     spawner, folder
 ):
     pid = spawn(spawner, folder)
-    assert os.getsid(pid) == os.getpgid(pid) == pid
+    eventually(lambda: os.getsid(pid) == os.getpgid(pid) == pid, "its own session")
     assert psutil.Process(pid).ppid() == spawner.helper().pid
 
 
@@ -105,9 +99,9 @@ def test_a_helper_that_ends_takes_no_shim_with_it(folder):
 def test_the_helper_ends_when_the_spawner_is_closed(folder):
     spawner = Spawner()
     before = descriptors()
-    others = set(helpers())
+    others = spawn_helpers()
     spawner.start()
-    [helper] = set(helpers()) - others
+    [helper] = spawn_helpers() - others
     spawner.close()
     assert not is_alive(helper)
     assert not psutil.pid_exists(helper.pid)
@@ -131,7 +125,7 @@ input()
     )
     with worker:
         assert worker.stdout.readline() == b"started\n"
-        [helper] = eventually(lambda: helpers(worker.pid), "the helper is there")
+        [helper] = eventually(lambda: spawn_helpers(worker.pid), "the helper is there")
         worker.kill()
     eventually(lambda: not is_alive(helper), "the helper has ended")
 
@@ -193,9 +187,9 @@ def test_an_environment_too_large_for_a_message_is_a_start_failure(spawner, fold
 
 
 def test_a_failed_start_leaves_no_descriptor_in_the_worker(local):
-    others = set(helpers())
+    others = spawn_helpers()
     executor = local.executor()
-    [helper] = set(helpers()) - others
+    [helper] = spawn_helpers() - others
     assert local.start("#!/bin/true\n", executor).end().success
     folder = local.folder("#!/bin/true\n")
     before = descriptors()

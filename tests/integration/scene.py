@@ -83,8 +83,12 @@ class Scene:
 
     def wait_until_gone(self, run_id: int) -> None:
         """Return when the worker has forgotten a run."""
-        path = self.worker.spool_path / str(run_id)
-        wait_until(lambda: not path.exists(), f"the removal of {path}")
+        spool_path = self.worker.spool_path
+        paths = [spool_path / str(run_id), spool_path / f"{run_id}.done"]
+        wait_until(
+            lambda: not any(path.exists() for path in paths),
+            f"the removal of {paths[0]}",
+        )
 
     def lines_about(self, run_id: int) -> list[str]:
         """Return what the worker logged about a run, without times."""

@@ -1,0 +1,1 @@
+"""The command line for people and programs: submit, runs, log, kill, workers."""

@@ -1,0 +1,1 @@
+"""The embedded central server: Django models, REST API, broadcaster, event hub."""

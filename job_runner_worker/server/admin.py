@@ -1,0 +1,171 @@
+"""Django's admin for every model. Runs are looked at here, and moved by lifecycle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from job_runner_worker.server import lifecycle
+from job_runner_worker.server.models import (
+    Job,
+    JobTemplate,
+    KillRequest,
+    Project,
+    Run,
+    RunLog,
+    Worker,
+    WorkerPool,
+)
+
+
+class _LookOnly(admin.ModelAdmin):
+    """Rows that are made and changed elsewhere."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Project)
+class ProjectAdmin(admin.ModelAdmin):
+    """Projects, with their people and pools."""
+
+    list_display = ("title", "enqueue_is_enabled")
+    list_filter = ("enqueue_is_enabled", "worker_pools")
+    search_fields = ("title", "description")
+    filter_horizontal = ("viewers", "admins", "worker_pools")
+
+
+@admin.register(WorkerPool)
+class WorkerPoolAdmin(admin.ModelAdmin):
+    """Pools, with their workers."""
+
+    list_display = ("title", "enqueue_is_enabled")
+    list_filter = ("enqueue_is_enabled",)
+    search_fields = ("title", "description")
+    filter_horizontal = ("workers",)
+
+
+@admin.register(Worker)
+class WorkerAdmin(admin.ModelAdmin):
+    """Workers, with the secrets that they are to be given."""
+
+    list_display = (
+        "title",
+        "api_key",
+        "enqueue_is_enabled",
+        "ping_response_dts",
+        "worker_version",
+        "concurrent_jobs",
+    )
+    list_filter = ("enqueue_is_enabled", "worker_pools", "worker_version")
+    search_fields = ("title", "api_key", "description")
+    readonly_fields = ("ping_response_dts", "worker_version", "concurrent_jobs")
+
+
+@admin.register(JobTemplate)
+class JobTemplateAdmin(admin.ModelAdmin):
+    """Templates of scripts."""
+
+    list_display = ("title", "project", "enqueue_is_enabled")
+    list_filter = ("enqueue_is_enabled", "project")
+    search_fields = ("title", "description", "body")
+
+
+@admin.register(Job)
+class JobAdmin(admin.ModelAdmin):
+    """Jobs, which can be run from here."""
+
+    list_display = ("title", "template", "worker_pool", "parent", "enqueue_is_enabled")
+    list_filter = ("enqueue_is_enabled", "template__project", "worker_pool")
+    list_select_related = ("template", "worker_pool", "parent")
+    search_fields = ("title", "description", "script_content_partial")
+    raw_id_fields = ("parent",)
+    actions = ("run_now",)
+
+    @admin.action(description="Run now", permissions=["change"])
+    def run_now(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        """Schedule a manual run of each job."""
+        for job in jobs:
+            run = lifecycle.schedule(job, is_manual=True)
+            messages.success(request, f"{job}: {run} is scheduled")
+
+
+@admin.register(Run)
+class RunAdmin(_LookOnly):
+    """Runs, which can be killed from here."""
+
+    list_display = (
+        "id",
+        "job",
+        "worker",
+        "schedule_dts",
+        "start_dts",
+        "return_dts",
+        "return_success",
+        "exit_status",
+    )
+    list_filter = (
+        "return_success",
+        "is_manual",
+        "job__template__project",
+        "job__worker_pool",
+        "worker",
+    )
+    list_select_related = ("job", "worker")
+    search_fields = ("=id", "job__title", "reason", "host")
+    date_hierarchy = "schedule_dts"
+    actions = ("kill",)
+
+    @admin.action(description="Kill", permissions=["kill"])
+    def kill(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
+        """Ask for each run to be killed."""
+        for run in runs:
+            try:
+                lifecycle.request_kill(run.pk)
+            except lifecycle.Conflict as error:
+                messages.warning(request, str(error))
+            else:
+                messages.success(request, f"{run} is asked to be killed")
+
+    def has_kill_permission(self, request: HttpRequest) -> bool:
+        """Return whether a person may ask for kills."""
+        return request.user.has_perm("server.add_killrequest")
+
+
+@admin.register(RunLog)
+class RunLogAdmin(_LookOnly):
+    """Logs of runs."""
+
+    list_display = ("id", "run", "job")
+    list_filter = ("run__job__template__project",)
+    list_select_related = ("run__job",)
+    search_fields = ("=run__id", "run__job__title", "content")
+
+    @admin.display(ordering="run__job__title")
+    def job(self, log: RunLog) -> str:
+        """Return the job's title."""
+        return str(log.run.job)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Return the logs; in a list without their contents, which may be long."""
+        logs: QuerySet[Any] = super().get_queryset(request)
+        match = request.resolver_match
+        is_list = match is not None and match.url_name == "server_runlog_changelist"
+        return logs.defer("content") if is_list else logs
+
+
+@admin.register(KillRequest)
+class KillRequestAdmin(_LookOnly):
+    """Kill requests."""
+
+    list_display = ("id", "run", "schedule_dts", "enqueue_dts", "execute_dts")
+    list_filter = ("run__job__template__project",)
+    list_select_related = ("run",)
+    search_fields = ("=run__id", "run__job__title")
+    date_hierarchy = "schedule_dts"

@@ -1,0 +1,237 @@
+"""The resources that workers report on: runs, their logs, and kill requests.
+
+What is said of a run is done by lifecycle. A PATCH may say several things at once;
+they are done in the order of a run's life, all or none. Fields that are not the
+caller's to set are ignored, as unknown ones are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.http import HttpResponse
+from rest_framework import exceptions
+
+from job_runner_worker.server import lifecycle, serializers
+from job_runner_worker.server.api_auth import administered, visible
+from job_runner_worker.server.api_base import ApiView, DetailView, ListView
+from job_runner_worker.server.lifecycle import Conflict
+from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
+
+
+class _Runs(ApiView):
+    resource, model = "run", Run
+    serializer_class = serializers.RunSerializer
+
+    def shown(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        return rows.annotate(log_id=F("run_log__pk"))
+
+
+class RunList(_Runs, ListView):
+    """Runs, the latest first."""
+
+    methods = ("GET", "POST")
+    filters = {
+        "job": "job_id",
+        "worker": "worker_id",
+        "worker__api_key": "worker__api_key",
+        "worker_pool": "job__worker_pool_id",
+        "project": "job__template__project_id",
+    }
+
+    def matching(self, rows: QuerySet[Any], query: Any) -> QuerySet[Any]:
+        """See ListView; and ``state``, which if unknown is every state."""
+        return in_state(super().matching(rows, query), query.get("state", ""))
+
+    def post(self, request: Any) -> HttpResponse:
+        """Schedule a run of a job that the caller administers."""
+        person = self.the_person()
+        values = self.valid(self.serializer_class, self.body())
+        job = values.pop("job")
+        if not administered(Job, person).filter(pk=job.pk).exists():
+            raise exceptions.PermissionDenied("this job is not yours to start")
+        worker = values["worker"]
+        if worker and not job.worker_pool.workers.filter(pk=worker.pk).exists():
+            message = "the only worker to run it has to be in the job's pool"
+            raise exceptions.ValidationError({"worker": [message]})
+        at = values.pop("schedule_dts", None)
+        return self.created(lifecycle.schedule(job, at, **values))
+
+
+class RunDetail(_Runs, DetailView):
+    """A run, which its worker moves from state to state here."""
+
+    methods = ("GET", "PATCH")
+    change_class = serializers.RunChange
+
+    def patch(self, request: Any, row_id: str) -> HttpResponse:
+        """Claim a run, note its start, end it, or hand it back."""
+        run = self.row(row_id)
+        worker = self.the_worker()
+        fields = self.changes(run)
+        if fields.get("worker") not in (None, worker):
+            raise exceptions.AuthenticationFailed
+        steps = _steps(run, worker, fields)
+        if len(steps) == 1:
+            steps[0]()
+        elif steps:
+            with transaction.atomic():
+                for step in steps:
+                    step()
+        return _done()
+
+
+class _RunLogs(ApiView):
+    resource, model = "run_log", RunLog
+    serializer_class = serializers.RunLogSerializer
+
+
+class RunLogList(_RunLogs, ListView):
+    """Logs of runs."""
+
+    methods = ("GET", "POST")
+    filters = {"run": "run_id"}
+
+    def post(self, request: Any) -> HttpResponse:
+        """Store the log of a run that the worker has claimed."""
+        worker = self.the_worker()
+        values = self.valid(self.serializer_class, _with_run(self.body()))
+        run = values["run"]
+        _check_visible(run, worker)
+        _check_holder(run, worker)
+        return self.created(lifecycle.add_log(run.pk, values["content"]))
+
+
+class RunLogDetail(_RunLogs, DetailView):
+    """The log of a run."""
+
+    methods = ("GET", "PATCH")
+    change_class = serializers.RunLogChange
+
+    def patch(self, request: Any, row_id: str) -> HttpResponse:
+        """Replace the log by what there is of it now."""
+        log = self.row(row_id)
+        worker = self.the_worker()
+        fields = self.changes(log)
+        if "content" in fields:
+            _check_holder(log.run, worker)
+            lifecycle.store_log(log.run_id, fields["content"])
+        return _done()
+
+
+class _KillRequests(ApiView):
+    resource, model = "kill_request", KillRequest
+    serializer_class = serializers.KillRequestSerializer
+
+
+class KillRequestList(_KillRequests, ListView):
+    """Kill requests."""
+
+    methods = ("GET", "POST")
+    filters = {"run": "run_id"}
+
+    def post(self, request: Any) -> HttpResponse:
+        """Ask for a run to be killed, as its worker or one who administers it."""
+        caller = request.user
+        run = self.valid(self.serializer_class, _with_run(self.body()))["run"]
+        if isinstance(caller, Worker):
+            _check_visible(run, caller)
+        elif not administered(Run, caller).filter(pk=run.pk).exists():
+            raise exceptions.PermissionDenied("this run is not yours to kill")
+        return self.created(lifecycle.request_kill(run.pk))
+
+
+class KillRequestDetail(_KillRequests, DetailView):
+    """A kill request."""
+
+    methods = ("GET", "PATCH")
+    change_class = serializers.KillRequestChange
+
+    def patch(self, request: Any, row_id: str) -> HttpResponse:
+        """Note how far a worker has got with it."""
+        kill_request = self.row(row_id)
+        self.the_worker()
+        fields = self.changes(kill_request)
+        if fields.get("enqueue_dts"):
+            lifecycle.kill_enqueued(kill_request.pk, fields["enqueue_dts"])
+        if fields.get("execute_dts"):
+            lifecycle.kill_executed(kill_request.pk, fields["execute_dts"])
+        return _done()
+
+
+def in_state(runs: QuerySet[Any], state: str) -> QuerySet[Any]:
+    """Return the runs in a state of protocol.md, section 1; '' is every state."""
+    match state:
+        case "scheduled":
+            return runs.filter(enqueue_dts=None)
+        case "in_queue":
+            return runs.filter(enqueue_dts__isnull=False, start_dts=None)
+        case "started":
+            return runs.filter(start_dts__isnull=False, return_dts=None)
+        case "completed":
+            return runs.filter(return_dts__isnull=False)
+        case "completed_successful":
+            return runs.filter(return_success=True)
+        case "completed_with_error":
+            return runs.filter(return_success=False)
+        case "last_completed":
+            of_same_job = Run.objects.filter(
+                job=OuterRef("job"), return_dts__isnull=False
+            ).order_by("-return_dts", "-pk")
+            return runs.filter(pk=Subquery(of_same_job.values("pk")[:1]))
+    return runs
+
+
+def _steps(
+    run: Run, worker: Worker, fields: dict[str, Any]
+) -> list[Callable[[], None]]:
+    """Return what a PATCH of a run asks to be done."""
+    steps: list[Callable[[], None]] = []
+    enqueued = fields.get("enqueue_dts")
+    started, pid, host = (fields.get(name) for name in ("start_dts", "pid", "host"))
+    returned, success = fields.get("return_dts"), fields.get("return_success")
+    if enqueued is not None:
+        steps.append(partial(lifecycle.claim, run.pk, worker, enqueued))
+    elif "enqueue_dts" in fields:
+        steps.append(partial(lifecycle.reset, run.pk, worker))
+    if started is None and enqueued is None and run.enqueue_dts is None:
+        # An original server takes a pid for a run that nobody holds; nothing uses it.
+        pid, host = None, None
+    if started is not None or pid is not None or host:
+        steps.append(partial(lifecycle.start, run.pk, worker, started, pid, host or ""))
+    if returned is not None and success is not None:
+        status, reason = fields.get("exit_status"), fields.get("reason", "")
+        steps.append(
+            partial(lifecycle.finish, run.pk, worker, returned, success, status, reason)
+        )
+    elif returned is not None or success is not None:
+        name = "return_dts" if returned is None else "return_success"
+        raise exceptions.ValidationError({name: "the end of a run has both"})
+    elif "return_dts" in fields and run.return_dts is not None:
+        raise Conflict(f"run {run.pk} has ended")
+    return steps
+
+
+def _with_run(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without a run there is none to be found: an original server says so with 404."""
+    if fields.get("run") is None:
+        raise exceptions.NotFound("`run`: say which")
+    return fields
+
+
+def _check_visible(run: Run, worker: Worker) -> None:
+    if not visible(Run, worker).filter(pk=run.pk).exists():
+        raise exceptions.AuthenticationFailed
+
+
+def _check_holder(run: Run, worker: Worker) -> None:
+    if run.worker_id != worker.pk:
+        raise Conflict(f"run {run.pk} is not held by this worker")
+
+
+def _done() -> HttpResponse:
+    return HttpResponse(status=202)

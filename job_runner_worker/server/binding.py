@@ -1,0 +1,51 @@
+"""Ports: given ones, or free ones for 0; for HTTP and for ZeroMQ."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import zmq
+
+from job_runner_worker.errors import ConfigError
+
+_BACKLOG = 512
+
+
+def listen(host: str, port: int, option: str) -> socket.socket:
+    """Return a listening TCP socket; ConfigError names the option to change."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise _error(host, port, option, error) from error
+    listener.setblocking(False)
+    return listener
+
+
+def bind(end: zmq.Socket[bytes], host: str, port: int, option: str) -> int:
+    """Bind a ZeroMQ socket; return its port. ConfigError as `listen` raises it."""
+    if ":" in host:
+        end.setsockopt(zmq.IPV6, 1)
+    try:
+        end.bind(f"tcp://{bracketed(host)}:{port or '*'}")
+    except zmq.ZMQError as error:
+        end.close(linger=0)
+        raise _error(host, port, option, error) from error
+    return int(end.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands in an address with a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _error(host: str, port: int, option: str, error: Exception) -> ConfigError:
+    if getattr(error, "errno", None) in (errno.EADDRINUSE, zmq.Errno.EADDRINUSE):
+        return ConfigError(
+            f"port {port} on {host} is taken: stop what listens there, or give another"
+            f" one with {option} (0: any free one)"
+        )
+    return ConfigError(
+        f"cannot listen on {host}, port {port}: {error}: change --bind or {option}"
+    )

@@ -1,0 +1,348 @@
+"""The way of a run from state to state; nothing else moves one.
+
+    scheduled --claim--> in_queue --start--> started --finish--> completed
+        ^                   |                   |
+        +------reset--------+-------------------+
+    any of the three ----fail_unresponsive, request_kill----> completed
+
+Each step is one conditional UPDATE, or happens under the lock of the run's row, so
+that of several who try only one succeeds: on PostgreSQL, and on SQLite, where every
+transaction is IMMEDIATE. Conditions are on the run's own columns and never in a
+subquery: PostgreSQL would not look at that again after it waited for the row.
+
+A run that ends has all of its dates: those it never got are set to its end. Notices
+are sent when the transaction is through.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import DateTimeField, F, Q, Value
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from job_runner_worker.errors import JobRunnerError
+from job_runner_worker.server import notices
+from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
+from job_runner_worker.server.notices import KillRequested, RunChanged, RunDue
+
+KILLED_UNCLAIMED = "killed before it was claimed"
+
+
+class LifecycleError(JobRunnerError):
+    """A step that was not taken; nothing has changed."""
+
+
+class Conflict(LifecycleError):
+    """The run is not, or no more, in the state for this step."""
+
+
+class NotAllowed(LifecycleError):
+    """The step is switched off for this run or job."""
+
+
+class Unknown(LifecycleError):
+    """There is no such run or kill request."""
+
+
+def schedule(
+    job: Job,
+    at: datetime | None = None,
+    *,
+    is_manual: bool = False,
+    schedule_children: bool = True,
+    worker: Worker | None = None,
+    schedule_id: int | None = None,
+) -> Run:
+    """Return a new run of a job, due ``at`` a time or now.
+
+    ``worker`` is the only one it is for. Runs that are scheduled together have the
+    ``schedule_id`` of the first. Raises NotAllowed where the job is disabled, which
+    a manual run does not mind.
+    """
+    if not is_manual:
+        _check_enabled(job)
+    with transaction.atomic():
+        run = Run.objects.create(
+            job=job,
+            schedule_dts=at or timezone.now(),
+            is_manual=is_manual,
+            schedule_children=schedule_children,
+            worker=worker,
+            schedule_id=schedule_id,
+        )
+        if schedule_id is None:
+            run.schedule_id = run.pk
+            run.save(update_fields=["schedule_id"])
+        _tell(RunChanged(run.pk, "scheduled"))
+        if run.schedule_dts <= timezone.now():
+            _tell(RunDue(run.pk))
+    return run
+
+
+def offer(run_id: int, worker: Worker, at: datetime) -> bool:
+    """Note to whom a run is offered; return False where it waits no more."""
+    return _update(_unclaimed(run_id), offered_to=worker, offered_dts=at)
+
+
+def claim(run_id: int, worker: Worker, at: datetime) -> None:
+    """Give a run to a worker, unless another has it: Conflict.
+
+    The same worker may repeat its claim until the run has ended.
+    """
+    if _update(_unclaimed(run_id), worker=worker, enqueue_dts=at):
+        _tell(RunChanged(run_id, "enqueued", by_worker=True))
+        return
+    run = _run(run_id)
+    if run.return_dts is not None:
+        raise Conflict(_has_ended(run))
+    if run.worker_id != worker.pk:
+        raise Conflict(_is_held(run))
+
+
+def reset(run_id: int, worker: Worker) -> None:
+    """Let a run wait again that its worker hands back; the worker stays noted.
+
+    A run that is to be killed does not wait again: it ends. Raises Conflict where
+    the run has ended or another worker holds it.
+    """
+    with transaction.atomic():
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("enqueue_dts", "start_dts", "pid", "offered_to", "offered_dts")
+        )
+        if not _update(_held(run_id, worker), host="", **nothing):
+            run = _run(run_id)
+            if run.return_dts is not None:
+                raise Conflict(_has_ended(run))
+            if run.enqueue_dts is not None:
+                raise Conflict(_is_held(run))
+            return
+        kills = KillRequest.objects.filter(run_id=run_id, execute_dts=None)
+        if kills.exists():
+            now = timezone.now()
+            _end_unclaimed(run_id, now)
+            kills.update(enqueue_dts=_keep_or("enqueue_dts", now), execute_dts=now)
+            return
+        _tell(RunChanged(run_id, "reset", by_worker=True))
+        _tell(RunDue(run_id))
+
+
+def start(
+    run_id: int,
+    worker: Worker,
+    at: datetime | None = None,
+    pid: int | None = None,
+    host: str = "",
+) -> None:
+    """Note that a run's script has begun, and what is known of its process.
+
+    What is not given stays as it was; so does the date once it is set. Raises
+    Conflict where the worker does not hold the run or it has ended.
+    """
+    values: dict[str, Any] = {}
+    if at is not None:
+        values["start_dts"] = _keep_or("start_dts", at)
+    if pid is not None:
+        values["pid"] = pid
+    if host:
+        values["host"] = host
+    if not values:
+        return
+    if not _update(_held(run_id, worker), **values):
+        run = _run(run_id)
+        raise Conflict(_has_ended(run) if run.return_dts else _is_held(run))
+    if at is not None:
+        _tell(RunChanged(run_id, "started", by_worker=True))
+
+
+def finish(
+    run_id: int,
+    worker: Worker,
+    at: datetime,
+    success: bool,
+    exit_status: int | None = None,
+    reason: str = "",
+) -> None:
+    """End a run with its result; it stays so.
+
+    The same worker may repeat the same end. Of a run that the server has failed in
+    the meantime, the result is kept beside the server's. Raises Conflict otherwise.
+    """
+    if _update(
+        _held(run_id, worker),
+        start_dts=_keep_or("start_dts", at),
+        return_dts=at,
+        return_success=success,
+        exit_status=exit_status,
+        reason=reason,
+    ):
+        _tell(RunChanged(run_id, "returned", by_worker=True))
+        return
+    run = _run(run_id)
+    if run.return_dts is None:
+        raise Conflict(_is_held(run))
+    if run.worker_id != worker.pk:
+        raise Conflict(_has_ended(run))
+    if run.ended_by_server and _update(
+        Q(pk=run_id, late_return_dts=None),
+        late_return_dts=at,
+        late_return_success=success,
+        late_exit_status=exit_status,
+    ):
+        _tell(RunChanged(run_id, "returned", by_worker=True))
+        return
+    run = _run(run_id)
+    known = (
+        (run.late_return_success, run.late_exit_status)
+        if run.ended_by_server
+        else (run.return_success, run.exit_status)
+    )
+    if known != (success, exit_status):
+        raise Conflict(_has_ended(run))
+
+
+def fail_unresponsive(run_id: int, why: str) -> bool:
+    """End a run whose worker is silent; return False where it needs no end any more."""
+    now = timezone.now()
+    is_failed = _update(
+        Q(pk=run_id, enqueue_dts__isnull=False, return_dts=None), **_failed(now, why)
+    )
+    if is_failed:
+        _tell(RunChanged(run_id, "returned"))
+    return is_failed
+
+
+def request_kill(run_id: int) -> KillRequest:
+    """Ask the worker that holds a run to kill it.
+
+    A run that nobody holds ends at once, as failed (KILLED_UNCLAIMED), and the
+    request is done. While a request has not reached the worker, it is the one that
+    is returned again. Raises Conflict where the run has ended.
+    """
+    with transaction.atomic():
+        run = Run.objects.select_for_update().filter(pk=run_id).first()
+        if run is None:
+            raise Unknown(f"there is no run {run_id}")
+        if run.return_dts is not None:
+            raise Conflict(_has_ended(run))
+        if run.enqueue_dts is None:
+            now = timezone.now()
+            _end_unclaimed(run_id, now)
+            return KillRequest.objects.create(
+                run=run, schedule_dts=now, enqueue_dts=now, execute_dts=now
+            )
+        pending = run.kill_requests.filter(enqueue_dts=None).first()
+        kill_request: KillRequest = pending or run.kill_requests.create()
+        _tell(KillRequested(kill_request.pk))
+        return kill_request
+
+
+def kill_enqueued(kill_request_id: int, at: datetime) -> None:
+    """Note that a worker has heard of a kill request; the first time counts."""
+    requests = KillRequest.objects.filter(pk=kill_request_id)
+    if not requests.update(enqueue_dts=_keep_or("enqueue_dts", at)):
+        raise Unknown(f"there is no kill request {kill_request_id}")
+
+
+def kill_executed(kill_request_id: int, at: datetime) -> None:
+    """Note that what was to be killed is gone; the first time counts."""
+    requests = KillRequest.objects.filter(pk=kill_request_id)
+    if not requests.update(
+        enqueue_dts=_keep_or("enqueue_dts", at),
+        execute_dts=_keep_or("execute_dts", at),
+    ):
+        raise Unknown(f"there is no kill request {kill_request_id}")
+
+
+def add_log(run_id: int, content: str) -> RunLog:
+    """Return the new log of a run. Raises Conflict where it has one, or has ended."""
+    _check_may_be_logged(run_id)
+    try:
+        with transaction.atomic():
+            return RunLog.objects.create(run_id=run_id, content=content)
+    except IntegrityError as error:
+        raise Conflict(f"run {run_id} has a log: change that one") from error
+
+
+def store_log(run_id: int, content: str) -> RunLog:
+    """Return the log of a run with new content, made where there was none.
+
+    Raises Conflict where the run has ended, unless it was the server that ended it:
+    its worker may come back and tell what it did.
+    """
+    _check_may_be_logged(run_id)
+    log, _ = RunLog.objects.update_or_create(
+        run_id=run_id, defaults={"content": content}
+    )
+    return log
+
+
+def _check_enabled(job: Job) -> None:
+    template = job.template
+    for owner in (job, template, template.project, job.worker_pool):
+        if not owner.enqueue_is_enabled:
+            kind = owner._meta.verbose_name
+            raise NotAllowed(f"{kind} {owner} is disabled: start a manual run")
+
+
+def _check_may_be_logged(run_id: int) -> None:
+    run = _run(run_id)
+    if run.return_dts is not None and not run.ended_by_server:
+        raise Conflict(_has_ended(run))
+
+
+def _unclaimed(run_id: int) -> Q:
+    return Q(pk=run_id, enqueue_dts=None, return_dts=None)
+
+
+def _held(run_id: int, worker: Worker) -> Q:
+    return Q(pk=run_id, worker=worker, enqueue_dts__isnull=False, return_dts=None)
+
+
+def _update(condition: Q, **values: Any) -> bool:
+    return bool(Run.objects.filter(condition).update(**values))
+
+
+def _end_unclaimed(run_id: int, now: datetime) -> None:
+    _update(_unclaimed(run_id), **_failed(now, KILLED_UNCLAIMED))
+    _tell(RunChanged(run_id, "returned"))
+
+
+def _failed(now: datetime, why: str) -> dict[str, Any]:
+    return {
+        "enqueue_dts": _keep_or("enqueue_dts", now),
+        "start_dts": _keep_or("start_dts", now),
+        "return_dts": now,
+        "return_success": False,
+        "reason": why,
+        "ended_by_server": True,
+    }
+
+
+def _keep_or(name: str, at: datetime) -> Coalesce:
+    return Coalesce(F(name), Value(at, output_field=DateTimeField()))
+
+
+def _run(run_id: int) -> Run:
+    run: Run | None = Run.objects.filter(pk=run_id).first()
+    if run is None:
+        raise Unknown(f"there is no run {run_id}")
+    return run
+
+
+def _has_ended(run: Run) -> str:
+    return f"run {run.pk} has ended"
+
+
+def _is_held(run: Run) -> str:
+    if run.enqueue_dts is None:
+        return f"run {run.pk} is not claimed: claim it first"
+    return f"run {run.pk} is held by another worker"
+
+
+def _tell(notice: notices.Notice) -> None:
+    transaction.on_commit(partial(notices.publish, notice))

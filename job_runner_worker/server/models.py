@@ -1,0 +1,284 @@
+"""What the server knows. Runs are moved from state to state by lifecycle alone.
+
+Source of the fields: protocol.md, section 3, and the recorded answers of an original
+server; those below "ours" are not known to an original one.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+
+from django.contrib.auth.models import Group
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+from django.template import Context, Engine, Template, TemplateSyntaxError
+from django.utils import timezone
+
+SECRET_BYTES = 32
+_ENGINE = Engine(autoescape=False)
+"""Without loaders, and for scripts, which are no HTML."""
+
+_PLAIN_KEY = RegexValidator(
+    r"\A[!-~]+\Z", "A key is made of plain ASCII characters without blanks."
+)
+
+
+def new_secret() -> str:
+    """Return a random secret."""
+    return secrets.token_hex(SECRET_BYTES)
+
+
+def check_template_body(body: str) -> None:
+    """Raise ValidationError where a template's body cannot be rendered."""
+    try:
+        _template(body)
+    except TemplateSyntaxError as error:
+        raise ValidationError(f"no valid template: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _template(body: str) -> Template:
+    return Template(body, engine=_ENGINE)
+
+
+class _Titled(models.Model):
+    """What has a title, a description in Markdown and a switch."""
+
+    title = models.CharField(max_length=255)
+    description = models.TextField(blank=True, default="")
+    enqueue_is_enabled = models.BooleanField(
+        default=True, help_text="While this is off, nothing below it is enqueued."
+    )
+
+    class Meta:
+        abstract = True
+        ordering = ("title", "id")
+
+    def __str__(self) -> str:
+        return self.title
+
+
+class Worker(_Titled):
+    """One daemon, known by its key. Its title, as a rule, is its host's name."""
+
+    api_key = models.CharField(max_length=255, unique=True, validators=[_PLAIN_KEY])
+    secret = models.CharField(max_length=255, default=new_secret)
+    ping_response_dts = models.DateTimeField(null=True, blank=True)
+    worker_version = models.CharField(max_length=255, null=True, blank=True)
+    concurrent_jobs = models.IntegerField(null=True, blank=True)
+
+
+class WorkerPool(_Titled):
+    """Workers that do the same work; one worker may be in several pools."""
+
+    workers = models.ManyToManyField(Worker, blank=True, related_name="worker_pools")
+
+
+class Project(_Titled):
+    """Jobs that belong together, and who may see them and who may start them."""
+
+    viewers = models.ManyToManyField(Group, blank=True, related_name="projects_to_view")
+    admins = models.ManyToManyField(
+        Group, blank=True, related_name="projects_to_administer"
+    )
+    worker_pools = models.ManyToManyField(
+        WorkerPool, blank=True, related_name="projects"
+    )
+    notification_addresses = models.TextField(
+        blank=True, default="", help_text="One e-mail address a line."
+    )
+
+
+class JobTemplate(_Titled):
+    """What is put around the scripts of its jobs."""
+
+    body = models.TextField(
+        default="{{ content|safe }}",
+        validators=[check_template_body],
+        help_text="A Django template; the job's script is {{ content }}.",
+    )
+    project = models.ForeignKey(
+        Project, on_delete=models.PROTECT, related_name="job_templates"
+    )
+
+
+class IntervalType(models.TextChoices):
+    """The units of ``reschedule_interval``."""
+
+    MINUTE = "MINUTE", "minutes"
+    HOUR = "HOUR", "hours"
+    DAY = "DAY", "days"
+    MONTH = "MONTH", "months"
+
+
+class Job(_Titled):
+    """What is run: a script, where, when, and what follows it."""
+
+    script_content_partial = models.TextField("script")
+    template = models.ForeignKey(
+        JobTemplate, on_delete=models.PROTECT, related_name="jobs"
+    )
+    parent = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="children",
+        help_text="The job after whose success this one is run.",
+    )
+    worker_pool = models.ForeignKey(
+        WorkerPool, on_delete=models.PROTECT, related_name="jobs"
+    )
+    reschedule_interval = models.PositiveIntegerField(null=True, blank=True)
+    reschedule_interval_type = models.CharField(
+        max_length=6, blank=True, default="", choices=IntervalType.choices
+    )
+    run_on_all_workers = models.BooleanField(default=False)
+    schedule_children_on_error = models.BooleanField(default=False)
+    disable_enqueue_after_fails = models.PositiveIntegerField(null=True, blank=True)
+    notification_addresses = models.TextField(
+        blank=True, default="", help_text="One e-mail address a line."
+    )
+
+    @property
+    def script_content(self) -> str:
+        """The script within its template: what a worker runs.
+
+        A template that cannot be rendered gives a script that says so and fails.
+        """
+        try:
+            template = _template(self.template.body)
+            return str(
+                template.render(Context({"content": self.script_content_partial}))
+            )
+        except Exception as error:  # a template may raise anything
+            return _failing_script(f"job template {self.template_id}: {error}")
+
+
+def _failing_script(message: str) -> str:
+    return f"#!/bin/sh\ncat <<'END_OF_MESSAGE'\n{message}\nEND_OF_MESSAGE\nexit 1\n"
+
+
+class Run(models.Model):
+    """One execution of a job."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="runs")
+    worker = models.ForeignKey(
+        Worker,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="runs",
+        help_text="Who has claimed it, or had before it was handed back.",
+    )
+    schedule_dts = models.DateTimeField(default=timezone.now)
+    enqueue_dts = models.DateTimeField(null=True, blank=True)
+    start_dts = models.DateTimeField(null=True, blank=True)
+    return_dts = models.DateTimeField(null=True, blank=True)
+    return_success = models.BooleanField(null=True, blank=True)
+    pid = models.BigIntegerField(null=True, blank=True)
+    is_manual = models.BooleanField(default=False)
+    schedule_children = models.BooleanField(default=True)
+    schedule_id = models.BigIntegerField(
+        null=True, blank=True, help_text="The same for runs scheduled together."
+    )
+
+    # ours
+    exit_status = models.IntegerField(null=True, blank=True)
+    reason = models.TextField(blank=True, default="")
+    host = models.CharField(max_length=255, blank=True, default="")
+    ended_by_server = models.BooleanField(default=False)
+    late_return_dts = models.DateTimeField(null=True, blank=True)
+    late_return_success = models.BooleanField(null=True, blank=True)
+    late_exit_status = models.IntegerField(null=True, blank=True)
+    offered_to = models.ForeignKey(
+        Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="offers"
+    )
+    offered_dts = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """The latest first."""
+
+        ordering = ("-id",)
+        constraints = (
+            models.CheckConstraint(
+                name="run_starts_after_it_is_enqueued",
+                condition=Q(start_dts=None) | Q(enqueue_dts__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="run_ends_after_it_started_with_a_result",
+                condition=Q(return_dts=None, return_success=None)
+                | Q(
+                    return_dts__isnull=False,
+                    return_success__isnull=False,
+                    start_dts__isnull=False,
+                ),
+            ),
+        )
+        indexes = (
+            # The broadcaster's question, of which few of a million runs are.
+            models.Index(
+                name="run_waiting",
+                fields=["schedule_dts"],
+                condition=Q(enqueue_dts=None),
+            ),
+            # A worker's question at its start, and the health check's.
+            models.Index(
+                name="run_held",
+                fields=["worker"],
+                condition=Q(enqueue_dts__isnull=False, return_dts=None),
+            ),
+            models.Index(name="run_last_of_job", fields=["job", "-return_dts"]),
+            models.Index(name="run_schedule_id", fields=["schedule_id"]),
+        )
+
+    def __str__(self) -> str:
+        return f"run {self.pk}"
+
+
+class RunLog(models.Model):
+    """What a run has printed."""
+
+    run = models.OneToOneField(Run, on_delete=models.CASCADE, related_name="run_log")
+    content = models.TextField(blank=True, default="")
+
+    class Meta:
+        """The latest first."""
+
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"log of run {self.run_id}"
+
+
+class KillRequest(models.Model):
+    """Asks the worker that holds a run to kill it."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="kill_requests")
+    schedule_dts = models.DateTimeField(default=timezone.now)
+    enqueue_dts = models.DateTimeField(null=True, blank=True)
+    execute_dts = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """The latest first."""
+
+        ordering = ("-id",)
+        constraints = (
+            models.CheckConstraint(
+                name="kill_is_executed_after_it_is_enqueued",
+                condition=Q(execute_dts=None) | Q(enqueue_dts__isnull=False),
+            ),
+        )
+        indexes = (
+            models.Index(
+                name="kill_request_waiting",
+                fields=["schedule_dts"],
+                condition=Q(enqueue_dts=None),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"kill request {self.pk} for run {self.run_id}"

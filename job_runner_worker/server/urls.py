@@ -1,0 +1,47 @@
+"""Which path is whose."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.staticfiles.views import serve as serve_static
+from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
+from django.urls import URLPattern, URLResolver, path, re_path
+from django.views.decorators.csrf import csrf_exempt
+from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularJSONAPIView
+
+from job_runner_worker.server import api
+from job_runner_worker.server.serializers import API_ROOT
+
+_API = API_ROOT.removeprefix("/")
+
+
+@csrf_exempt
+def add_slash(request: HttpRequest) -> HttpResponse:
+    """Redirect whatever the method, for the address that was meant."""
+    where = request.get_full_path(force_append_slash=True)
+    return HttpResponsePermanentRedirect(request.build_absolute_uri(where))
+
+
+def _resources() -> list[URLPattern]:
+    paths = []
+    for name, (rows, row) in api.RESOURCES.items():
+        fields = {"resource": name}
+        paths += [
+            path(f"{_API}{name}/", rows.as_view()),
+            path(f"{_API}{name}/schema/", api.FieldsOf.as_view(), fields),
+            path(f"{_API}{name}/<str:row_id>/", row.as_view()),
+        ]
+    return paths
+
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path(_API, api.Overview.as_view()),
+    path(f"{_API}openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
+    *_resources(),
+    re_path(rf"^{_API}.*[^/]\Z", add_slash),
+    # What the admin looks like comes with Django: it is small, and asked for seldom.
+    re_path(r"^static/(?P<path>.*)\Z", serve_static, {"insecure": True}),
+    path("admin/", admin.site.urls),
+    path("", RedirectView.as_view(url="/admin/")),
+]

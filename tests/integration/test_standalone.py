@@ -1,0 +1,405 @@
+"""A server and a worker under one command, used from the command line."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("django", reason="pip install 'job-runner-worker[server]'")
+
+from harness import ROOT, end_scripts, read_process  # noqa: E402
+
+from job_runner_worker import cli  # noqa: E402
+from job_runner_worker.data_folder import DataFolder, read_json  # noqa: E402
+
+pytestmark = pytest.mark.integration
+LIMIT_SECONDS = 20.0
+COMMAND = [sys.executable, "-m", "job_runner_worker"]
+ANY_PORTS = [
+    f"--{name}-port=0" for name in ("http", "broadcast", "events", "websocket")
+]
+ENVIRON = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith("JOB_RUNNER_") and name != "CONFIG_PATH"
+} | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+class Standalone:
+    """The command in a folder; whatever it started ends with the context."""
+
+    def __init__(self, path, *words, command="standalone", leaves_scripts=False):
+        self.leaves_scripts = leaves_scripts
+        self.folder = DataFolder(path)
+        self.lines = []
+        self.changed = threading.Condition()
+        self.words = [*COMMAND, command, f"--data={path}", *ANY_PORTS, *words]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            self.words,
+            env=ENVIRON,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.process.kill()
+        self.process.wait(LIMIT_SECONDS)
+        # Its children follow it: nobody else holds the pipe.
+        if not self.leaves_scripts:
+            end_scripts(self.folder.spool)
+        self.reader.join(LIMIT_SECONDS)
+        if error is not None:
+            print("\n".join(["the log:", *self.lines]))
+        assert not self.reader.is_alive()
+        self.process.stdout.close()
+
+    def read(self):
+        for line in self.process.stdout:
+            with self.changed:
+                self.lines.append(line.decode())
+                self.changed.notify_all()
+
+    def wait_for(self, pattern, count=1):
+        """Return the match in the line that is the count-th with the pattern."""
+
+        def found():
+            matches = (re.search(pattern, line) for line in self.lines)
+            return [match for match in matches if match]
+
+        with self.changed:
+            arrived = self.changed.wait_for(
+                lambda: len(found()) >= count, LIMIT_SECONDS
+            )
+        assert arrived, f"no line {count} like {pattern!r} in\n{''.join(self.lines)}"
+        return found()[count - 1]
+
+    def wait_until_ready(self):
+        self.wait_for("slots")
+        return self
+
+    def pid_of(self, name, count=1):
+        return int(self.wait_for(rf"{name} started \(pid (\d+)\)", count)[1])
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait(self):
+        return self.process.wait(LIMIT_SECONDS)
+
+    def begin(self, *words):
+        """Start another command that talks to this server."""
+        return subprocess.Popen(
+            [*COMMAND, words[0], f"--data={self.folder.path}", *words[1:]],
+            env=ENVIRON,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *words):
+        """Return (exit status, stdout, stderr) of another command, run in here."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.main([words[0], f"--data={self.folder.path}", *words[1:]])
+        return status, out.getvalue(), err.getvalue()
+
+    def runs(self):
+        return {run["id"]: run for run in json.loads(self.call("runs", "--json")[1])}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    logger = logging.getLogger("job_runner_worker")
+    before = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One for the tests that leave it as it is."""
+    with Standalone(tmp_path_factory.mktemp("standalone") / "data") as found:
+        yield found.wait_until_ready()
+
+
+@pytest.fixture
+def script(tmp_path):
+    def script(text, name="script.sh"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return script
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A script that says that it runs, and goes on when the gate is opened."""
+
+    class Gate:
+        path = tmp_path / "gate"
+        script = (
+            f"#!/bin/sh\necho running\nread word <{tmp_path / 'gate'}\necho $word\n"
+        )
+
+        def open(self):
+            descriptor = os.open(self.path, os.O_RDWR)
+            os.write(descriptor, b"opened\n")
+            return descriptor
+
+    os.mkfifo(Gate.path)
+    return Gate()
+
+
+def test_a_script_that_succeeds_is_followed_to_its_end(shared, script):
+    path = script("#!/bin/sh\necho one\necho two >&2\n", "my script")
+
+    status, out, err = shared.call("submit", "--follow", path)
+
+    assert (status, out) == (0, "one\ntwo\n")
+    assert re.search(r"run \d+: success, exit status 0 \(", err)
+    assert "my script" in shared.call("runs")[1]
+
+
+def test_a_script_that_fails_is_exit_status_1(shared, script):
+    status, out, err = shared.call("submit", "--follow", script("#!/bin/sh\nexit 3\n"))
+
+    assert (status, out) == (1, "")
+    assert "failed, exit status 3" in err
+
+
+def test_programs_get_json(shared, script):
+    path = script("#!/bin/sh\necho hello\n")
+
+    status, out, _ = shared.call("submit", "--follow", "--json", "--title=T", path)
+
+    found = json.loads(out)
+    assert (status, found["log"], found["exit_status"]) == (0, "hello\n", 0)
+    status, out, _ = shared.call("log", "--json", str(found["id"]))
+    assert json.loads(out)["log"] == "hello\n"
+    assert shared.runs()[found["id"]]["title"] == "T"
+
+
+def test_a_run_is_killed_from_the_command_line(shared, script, gate):
+    status, out, _ = shared.call("submit", "--json", script(gate.script))
+    run_id = str(json.loads(out)["run"])
+    follower = shared.begin("log", "--follow", run_id)
+    assert follower.stdout.readline() == "running\n"
+
+    status, out, _ = shared.call("kill", run_id)
+
+    assert (status, out) == (0, f"run {run_id} is to be killed\n")
+    _, err = follower.communicate(timeout=LIMIT_SECONDS)
+    assert follower.returncode == 1
+    assert "killed on request" in err
+    assert shared.call("kill", run_id)[0] == 1
+
+
+def test_ctrl_c_while_following_asks_to_kill(shared, script, gate):
+    follower = shared.begin("submit", "--follow", script(gate.script))
+    assert follower.stdout.readline() == "running\n"
+
+    follower.send_signal(signal.SIGINT)
+
+    _, err = follower.communicate(timeout=LIMIT_SECONDS)
+    assert follower.returncode == 130
+    number = re.search(r"run (\d+) is to be killed", err)[1]
+    assert "Traceback" not in err
+    assert shared.call("log", "--follow", number)[0] == 1
+
+
+def test_a_run_may_be_for_one_host(shared, script):
+    path = script("#!/bin/sh\n")
+    (worker,) = json.loads(shared.call("workers", "--json")[1])
+
+    assert shared.call("submit", "--follow", "--host", worker["title"], path)[0] == 0
+    status, _, err = shared.call("submit", "--host", "elsewhere", path)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "has no worker 'elsewhere'" in err
+
+
+def test_workers_are_shown_with_their_answers(shared):
+    status, out, _ = shared.call("workers")
+
+    assert status == 0
+    assert re.search(r"^\S+ +local +0 +4 +yes +3\.0\.0 +20", out, re.MULTILINE)
+
+
+def test_somebody_with_a_password_gets_in_from_elsewhere(shared, tmp_path):
+    admin = read_json(shared.folder.admin_json)
+    url = read_json(shared.folder.server_json)["url"]
+
+    def runs(password):
+        return subprocess.run(
+            [*COMMAND, "runs", f"--server={url}", "--user=admin"],
+            env={**ENVIRON, "HOME": str(tmp_path), "JOB_RUNNER_PASSWORD": password},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+        )
+
+    assert runs(admin["password"]).returncode == 0
+    refused = runs("guessed")
+    assert refused.returncode == os.EX_NOPERM
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_worker_may_look_but_not_submit(shared, script):
+    config_path = f"--config-path={shared.folder.worker_ini}"
+    known = [*COMMAND, "runs", config_path], [*COMMAND, "submit", config_path]
+
+    looked = subprocess.run(known[0], env=ENVIRON, capture_output=True, timeout=20)
+    submitted = subprocess.run(
+        [*known[1], script("#!/bin/sh\n")],
+        env=ENVIRON,
+        capture_output=True,
+        timeout=LIMIT_SECONDS,
+    )
+
+    assert looked.returncode == 0
+    assert submitted.returncode == os.EX_NOPERM
+    assert submitted.stderr.count(b"\n") == 1
+
+
+def test_all_files_are_private(shared):
+    path = shared.folder.path
+    open_to_others = [
+        each.name for each in path.iterdir() if each.stat().st_mode & 0o077
+    ]
+
+    assert path.stat().st_mode & 0o077 == 0
+    assert open_to_others == []
+
+
+def test_a_folder_has_one_server(shared):
+    for command, who in (("standalone", "standalone"), ("server", "server")):
+        path = shared.folder.path
+        with Standalone(path, command=command, leaves_scripts=True) as second:
+            assert second.wait() == os.EX_CONFIG
+            second.reader.join(LIMIT_SECONDS)
+            assert f"in use by the {who} with pid" in second.lines[-1]
+
+
+def test_after_kill_9_of_either_the_runs_go_on_and_nothing_runs_twice(
+    tmp_path, script, gate
+):
+    with Standalone(tmp_path / "data") as found:
+        found.wait_until_ready()
+        follower = found.begin("submit", "--follow", script(gate.script))
+        assert follower.stdout.readline() == "running\n"
+
+        os.kill(found.pid_of("server"), signal.SIGKILL)
+        os.kill(found.pid_of("worker"), signal.SIGKILL)
+        found.pid_of("server", 2)
+        found.pid_of("worker", 2)
+        os.close(gate.open())
+
+        out, err = follower.communicate(timeout=LIMIT_SECONDS)
+        assert (follower.returncode, out) == (0, "opened\n")
+        assert len(found.runs()) == 1
+        found.signal(signal.SIGTERM)
+        assert found.wait() == 0
+
+
+def test_what_is_submitted_before_a_server_crash_runs_after_it(tmp_path, script):
+    with Standalone(tmp_path / "data") as found:
+        found.wait_until_ready()
+        worker = found.pid_of("worker")
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            _, out, _ = found.call("submit", "--json", script("#!/bin/sh\necho ran\n"))
+            os.kill(found.pid_of("server"), signal.SIGKILL)
+            found.wait_for("Job-Runner server", 2)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+        status, out, _ = found.call("log", "--follow", str(json.loads(out)["run"]))
+
+        assert (status, out) == (0, "ran\n")
+
+
+def test_term_lets_runs_finish_and_then_stops_the_server(tmp_path, script, gate):
+    with Standalone(tmp_path / "data") as found:
+        found.wait_until_ready()
+        follower = found.begin("submit", "--follow", script(gate.script))
+        assert follower.stdout.readline() == "running\n"
+
+        found.signal(signal.SIGTERM)
+        found.wait_for("stopping when 1 runs have ended")
+        os.close(gate.open())
+
+        out, _ = follower.communicate(timeout=LIMIT_SECONDS)
+        assert out == "opened\n"
+        assert found.wait() == 0
+        assert not found.folder.server_json.exists()
+        assert read_process(found.pid_of("server")) is None
+
+
+def test_int_a_second_term_and_kill_leave_scripts_to_the_next_start(
+    tmp_path, script, gate
+):
+    with Standalone(tmp_path / "data", leaves_scripts=True) as first:
+        first.wait_until_ready()
+        _, out, _ = first.call("submit", "--json", script(gate.script))
+        run_id = json.loads(out)["run"]
+        first.wait_for(f"run {run_id}: running")
+        first.signal(signal.SIGKILL)
+        assert first.wait() == -signal.SIGKILL
+        # Its children let go of the pipe: they have followed it.
+        first.reader.join(LIMIT_SECONDS)
+    # Each time on other ports: the spool is still this server's.
+    with Standalone(tmp_path / "data", leaves_scripts=True) as second:
+        second.wait_for(f"run {run_id}: attached|run {run_id}: .*running")
+        second.signal(signal.SIGTERM)
+        second.wait_for("stopping when 1 runs have ended")
+        second.signal(signal.SIGTERM)
+        assert second.wait() == 0
+    with Standalone(tmp_path / "data", leaves_scripts=True) as third:
+        third.wait_for(f"run {run_id}: attached|run {run_id}: .*running")
+        third.signal(signal.SIGINT)
+        assert third.wait() == 0
+    with Standalone(tmp_path / "data") as last:
+        last.wait_until_ready()
+        os.close(gate.open())
+
+        status, out, _ = last.call("log", "--follow", str(run_id))
+
+        assert (status, out) == (0, "running\nopened\n")
+        assert not any("password" in line for line in last.lines)
+
+
+def test_a_port_that_is_taken_ends_it_with_one_line(shared, tmp_path):
+    port = read_json(shared.folder.server_json)["ports"]["http"]
+    with Standalone(tmp_path / "other", f"--http-port={port}") as second:
+        assert second.wait() == os.EX_CONFIG
+        second.wait_for(f"port {port} on 127.0.0.1 is taken.*--http-port")
+        assert not any("Traceback" in line for line in second.lines)
+
+
+def test_a_server_alone_prints_the_password_and_stops_in_order(tmp_path):
+    with Standalone(tmp_path / "data", command="server") as found:
+        password = found.wait_for(r"the password (\S+) ")[1]
+        found.wait_for("Job-Runner server")
+        assert read_json(found.folder.admin_json)["password"] == password
+        assert found.call("runs")[0] == 0
+        began = time.monotonic()
+        found.signal(signal.SIGINT)
+        assert found.wait() == 0
+        assert time.monotonic() - began < 4

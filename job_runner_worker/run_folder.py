@@ -88,8 +88,13 @@ class RunFolder:
         """Make a folder for a run that is about to be claimed: whole or not at all."""
         unfinished = path.with_name(path.name + NEW_SUFFIX)
         unfinished.mkdir(mode=0o700)
-        cls(unfinished, note)._write_note()
-        unfinished.rename(path)
+        try:
+            cls(unfinished, note)._write_note()
+            unfinished.rename(path)
+        except OSError:
+            # Else the run could not be offered again.
+            remove_tree(unfinished)
+            raise
         return cls(path, note)
 
     @classmethod

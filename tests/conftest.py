@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,10 @@ from job_runner_worker.spool import boot_id
 NO_CGROUP = (
     "no cgroup v2 that may be written: run the tests as root, or with "
     "systemd-run --user --scope -p Delegate=yes"
+)
+NO_MOUNT = (
+    "no small disk may be mounted: run the tests as root (docker run --privileged), "
+    "or with `unshare --user --map-root-user --mount`"
 )
 MAX_LOG_BYTES = 10_000
 OPTIONS = LocalOptions(
@@ -172,10 +179,48 @@ def greenlet_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
 def local(tmp_path: Path, greenlet_errors: list[object]) -> Iterator[Local]:
     """Executors and run folders; whatever runs in them is ended afterwards."""
     spool_path = tmp_path / "spool"
-    spool_path.mkdir(mode=0o700)
+    spool_path.mkdir(mode=0o700, exist_ok=True)
     made = Local(spool_path)
     yield made
     made.close()
+
+
+@contextmanager
+def mounted(path: Path, kind: str, options: str) -> Iterator[None]:
+    """Mount a file system that is in memory; skip the test where that is forbidden."""
+    path.mkdir()
+    mount = ["mount", "-t", kind, "-o", options, kind, path]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip(NO_MOUNT)
+    yield
+    umount = ["umount", path]
+    eventually(
+        lambda: subprocess.run(umount, capture_output=True).returncode == 0,
+        f"{path} is unmounted",
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The spool's path, on a file system of 128 KiB."""
+    path = tmp_path / "spool"
+    with mounted(path, "tmpfs", "size=128k,mode=0700"):
+        yield path
+
+
+@pytest.fixture
+def disk_without_holes(tmp_path: Path) -> Iterator[Path]:
+    """The spool's path, on a file system that takes nothing back."""
+    path = tmp_path / "spool"
+    with mounted(path, "ramfs", "mode=0700"):
+        yield path
+
+
+def fill_disk(path: Path, left_bytes: int = 0) -> None:
+    """Leave so much room and no more; whole blocks."""
+    with open(path / "filler", "wb", buffering=0) as filler:
+        while (status := os.statvfs(path)).f_bavail * status.f_bsize > left_bytes:
+            filler.write(b"x" * status.f_bsize)
 
 
 @pytest.fixture

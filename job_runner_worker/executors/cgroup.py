@@ -20,7 +20,8 @@ class Cgroups:
     def make(self, run_id: int) -> Path:
         """Return a new or empty cgroup for one run. Raises OSError."""
         cgroup = self._parent / f"run-{run_id}"
-        cgroup.mkdir(exist_ok=True)
+        # A sweep takes the parent along.
+        cgroup.mkdir(parents=True, exist_ok=True)
         return cgroup
 
     def sweep(self) -> None:

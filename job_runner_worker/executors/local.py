@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import gevent
-from gevent.event import AsyncResult, Event
+from gevent.event import AsyncResult
 from gevent.lock import RLock
 from gevent.socket import wait_read
 
 from job_runner_worker.errors import StartError
 from job_runner_worker.executors import cgroup, shebang
+from job_runner_worker.executors.output_keeper import OutputKeeper
 from job_runner_worker.executors.process_tree import (
     ProcessTree,
     is_alive,
@@ -34,10 +34,6 @@ _RELAY_PATIENCE_SECONDS = 2.0
 _RELAY_PAUSE_SECONDS = 0.02
 _SHIM_EXIT_SECONDS = 5.0
 _CGROUP_PAUSES_SECONDS = (0.0, 0.01, 0.1, 1.0)
-_PUNCH_EVERY_BYTES = 4 * 1024 * 1024
-_SHORTEST_PUNCH_SECONDS = 0.02
-_LONGEST_PUNCH_SECONDS = 1.0
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +59,13 @@ class LocalExecutor:
         self._cgroups = cgroups
         self._spawner = Spawner()
         self._live: set[LocalExecution] = set()
-        self._has_new = Event()
-        self._puncher: gevent.Greenlet[[], None] | None = None
+        self._keeper = OutputKeeper()
 
     def open(self) -> None:
         """Start what the first run would otherwise wait for."""
+        if self._cgroups is not None:
+            # A worker that was killed leaves those of its runs behind.
+            self._cgroups.sweep()
         self._spawner.start()
 
     def start(self, run: Run, folder: RunFolder) -> LocalExecution:
@@ -104,8 +102,7 @@ class LocalExecutor:
         """Let go of everything but the scripts."""
         for execution in list(self._live):
             execution.let_go()
-        if self._puncher is not None:
-            self._puncher.kill()
+        self._keeper.close()
         if self._cgroups is not None:
             self._cgroups.sweep()
         self._spawner.close()
@@ -117,11 +114,13 @@ class LocalExecutor:
             execution.let_go()
             raise
         self._live.add(execution)
-        execution.watch(on_end=self._live.discard)
-        self._has_new.set()
-        if self._puncher is None:
-            self._puncher = gevent.spawn(self._keep_outputs_small)
+        self._keeper.watch(execution.output, execution.is_script_alive)
+        execution.watch(self._ended)
         return execution
+
+    def _ended(self, execution: LocalExecution) -> None:
+        self._live.discard(execution)
+        self._keeper.forget(execution.output)
 
     def _note_options(self, run: Run, folder: RunFolder) -> None:
         """Write down what holds for this run whatever the next worker is told."""
@@ -135,7 +134,8 @@ class LocalExecutor:
         note = folder.note
         leftovers = "kill" if note.kill_leftovers else "leave"
         mark = note.end_mark.strip("\x1e\n")
-        return [SHELL, str(SHIM), str(folder.path), mark, leftovers, *command]
+        shim = [SHELL, str(SHIM), str(folder.path), mark, leftovers, _umask()]
+        return [*shim, *command]
 
     def _environment_of(self, run: Run, folder: RunFolder) -> dict[str, str]:
         title = run.job_title.replace("\0", "").encode("utf-8", "replace").decode()
@@ -148,23 +148,12 @@ class LocalExecutor:
             "JOB_RUNNER_WORKER": self._options.worker_name,
         }
 
-    def _keep_outputs_small(self) -> None:
-        """Punch as often as the fastest output needs it; rest while nothing runs."""
-        while True:
-            self._has_new.clear()
-            try:
-                pause = min(
-                    (execution.punch() for execution in list(self._live)),
-                    default=None,
-                )
-            except OSError as error:
-                _log.warning(
-                    "outputs cannot be kept small on the file system of the spool: %s; "
-                    "they use as much disk as the scripts print",
-                    error.strerror,
-                )
-                return
-            self._has_new.wait(pause)
+
+def _umask() -> str:
+    """Return the worker's umask, which its scripts inherit: there is no other way."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return f"{mask:04o}"
 
 
 class LocalExecution:
@@ -173,6 +162,7 @@ class LocalExecution:
     def __init__(
         self, folder: RunFolder, options: LocalOptions, *, attached: bool = False
     ) -> None:
+        self.output = folder.output
         self._folder = folder
         self._options = options
         self._process: ScriptProcess | None = None
@@ -181,7 +171,6 @@ class LocalExecution:
         self._attached = attached
         self._outcome: AsyncResult[Outcome] = AsyncResult()
         self._watcher: gevent.Greenlet[..., None] | None = None
-        self._pace = _Pace()
         # Opened before the shim is looked at: what it says from now on is heard.
         self._bell: int | None = os.open(
             folder.bell_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -231,17 +220,9 @@ class LocalExecution:
             if not self.tree().kill(self._options.kill_grace_seconds):
                 self._kill_reason = earlier_reason
 
-    def punch(self) -> float:
-        """Give the middle of the output back; return when to look again, in seconds.
-
-        Raises OSError where the file system cannot do that.
-        """
-        size = self._folder.output.size()
-        pause, due = self._pace.look(size)
-        # The end mark comes after the script's death, so it is not among these bytes.
-        if due and self._process is not None and is_alive(self._process.script):
-            self._folder.output.punch(size)
-        return pause
+    def is_script_alive(self) -> bool:
+        """Whether the main process runs; the end mark comes after its death."""
+        return self._process is not None and is_alive(self._process.script)
 
     def let_go(self) -> None:
         """Stop watching; the script goes on."""
@@ -353,23 +334,3 @@ class LocalExecution:
             except BlockingIOError:
                 return True
         return True
-
-
-class _Pace:
-    """How often an output is looked at: the faster it grows, the sooner again."""
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._looked_at = time.monotonic()
-        self._pause = _SHORTEST_PUNCH_SECONDS / 2
-
-    def look(self, size: int) -> tuple[float, bool]:
-        """Return the next pause in seconds, and whether the output has grown."""
-        now = time.monotonic()
-        rate = (size - self._size) / max(now - self._looked_at, 1e-6)
-        longest = min(self._pause * 2, _LONGEST_PUNCH_SECONDS)
-        wanted = _PUNCH_EVERY_BYTES / rate if rate > 0 else longest
-        self._pause = max(_SHORTEST_PUNCH_SECONDS, min(wanted, longest))
-        grown = size > self._size
-        self._size, self._looked_at = size, now
-        return self._pause, grown

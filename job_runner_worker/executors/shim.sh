@@ -2,7 +2,7 @@
 # script's tree of processes together (it is a subreaper), and writes down what
 # happens. The run folder's files are described in docs/architecture.rst.
 #
-#     sh shim.sh FOLDER END_MARK LEFTOVERS INTERPRETER [ARGUMENT ...] SCRIPT
+#     sh shim.sh FOLDER END_MARK LEFTOVERS UMASK INTERPRETER [ARGUMENT ...] SCRIPT
 #
 # Descriptors: 3 is the bell (a line for whoever listens, now or later), 4 and 5 are
 # the reading and the writing end of the output pipe.
@@ -20,8 +20,9 @@ identify() {
 
 shim() {
     cd "$1" || exit
-    end_mark=$2 leftovers=$3
-    shift 3
+    end_mark=$2 leftovers=$3 script_umask=$4
+    shift 4
+    umask 077
     # A script may signal its whole process group, `kill 0`: shim and relay live on.
     # What is ignored stays ignored in the relay, from its first moment.
     trap '' $signals
@@ -43,6 +44,7 @@ shim() {
         echo "$own_pid $own_start $relay" 1<>pid
         echo started >&3
         cd work || exit 125
+        umask "$script_umask"
         unset OLDPWD
         exec "$@" </dev/null >&5 2>&1 3>&- 5>&-
     )

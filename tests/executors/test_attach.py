@@ -15,6 +15,7 @@ from job_runner_worker.executors.local import SHIM_LOST
 from job_runner_worker.executors.process_tree import is_alive, send_signal
 from job_runner_worker.run_folder import RunFolder
 
+
 def waits(then=""):
     """Return a script that prints its pid and waits for `let_it_end`."""
     return f"#!/bin/sh\necho $$\nmkfifo go; read -r _ <go; echo end\n{then}\nexit 3\n"

@@ -8,7 +8,7 @@ import json
 import re
 
 import pytest
-import recorded
+from server import recorded
 
 EXCHANGES = recorded.load("worker_http.json")
 BETTER = {

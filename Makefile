@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test units bench lint clean
+.PHONY: demo run test units bench lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
+# The same, and then server and worker stay, with their data, until Ctrl-C.
+run: $(INSTALLED)
+	$(BIN)/python examples/demo.py --stay
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Everything that needs neither sockets nor processes: seconds, while you work.
 units: $(INSTALLED)

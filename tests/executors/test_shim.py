@@ -176,14 +176,27 @@ def test_the_exit_status_of_a_script_is_that_of_its_run(local, status):
 
 def test_children_left_behind_do_not_hold_the_run(local):
     script, outcome = local.run(
-        "#!/bin/sh\nmkfifo go\n(read -r _ <go; echo later) &\necho now\n"
+        "#!/bin/sh\nmkfifo go\n(read -r _ <go; echo later; echo >end) &\necho now\n"
     )
     assert outcome.success
     assert len(script.members()) == 1
     (script.work_path / "go").write_text("go\n")
-    eventually(lambda: b"later" in script.raw_output, "the child prints")
-    assert script.log == "now\n"
+    eventually((script.work_path / "end").exists, "the child has printed")
     eventually(lambda: not alive_below(script.folder.path), "shim and relay are gone")
+    assert script.log == "now\n"
+
+
+def test_what_children_left_behind_print_takes_no_disk_and_does_not_end_them(local):
+    script, _ = local.run(
+        "#!/bin/sh\nmkfifo go\n"
+        "(read -r _ <go; yes | head -c 1000000; echo >end) &\necho now\n"
+    )
+    size = script.folder.output.size()
+    (script.work_path / "go").write_text("go\n")
+    eventually((script.work_path / "end").exists, "the child has printed")
+    eventually(lambda: not alive_below(script.folder.path), "shim and relay are gone")
+    assert script.folder.output.size() == size
+    assert script.log == "now\n"
 
 
 def test_a_child_left_behind_that_prints_without_end_does_not_hold_the_run(local):

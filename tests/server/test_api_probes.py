@@ -6,6 +6,7 @@ Where protocol.md says that ours is better, OURS has the status and the reason.
 import json
 
 import pytest
+
 from server import recorded
 
 PROBES = recorded.load("api_probes.json")

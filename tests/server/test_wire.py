@@ -8,6 +8,7 @@ import json
 import re
 
 import pytest
+
 from server import recorded
 
 EXCHANGES = recorded.load("worker_http.json")

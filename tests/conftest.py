@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import subprocess
 from collections.abc import Iterator
@@ -33,6 +34,20 @@ NO_MOUNT = (
     "no small disk may be mounted: run the tests as root (docker run --privileged), "
     "or with `unshare --user --map-root-user --mount`"
 )
+TESTS = Path(__file__).parent
+REAL_THINGS = (
+    "executors",
+    "integration",
+    "server",
+    "testing",
+    "test_client.py",
+    "test_benchmark.py",
+    "test_live_run.py",
+    "test_output_file.py",
+    "test_run_folder.py",
+    "test_spool.py",
+)
+NOBODY = 65534
 MAX_LOG_BYTES = 10_000
 OPTIONS = LocalOptions(
     environment={"PATH": "/usr/local/bin:/usr/bin:/bin"},
@@ -159,6 +174,24 @@ class Local:
         return [made for made in self.folders if made.note.cgroup]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make units` leaves out whatever needs processes, sockets or file systems."""
+    for item in items:
+        where = item.path.relative_to(TESTS)
+        if where.parts[0] in REAL_THINGS or where.name in REAL_THINGS:
+            item.add_marker("integration")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that was called in this process has configured its log."""
+    logger = logging.getLogger("job_runner_worker")
+    handlers, propagate, level = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
 @pytest.fixture
 def greenlet_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """No greenlet ends with an error that nobody looks at."""
@@ -214,6 +247,21 @@ def disk_without_holes(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "spool"
     with mounted(path, "ramfs", "mode=0700"):
         yield path
+
+
+@contextmanager
+def another_user(*owned: Path) -> Iterator[None]:
+    """Be another user, who owns some files; skip the test where that is forbidden."""
+    try:
+        for path in owned:
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        os.setresuid(NOBODY, NOBODY, os.geteuid())
+    except OSError:
+        pytest.skip("two users are needed: run the tests as root")
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
 
 
 def fill_disk(path: Path, left_bytes: int = 0) -> None:

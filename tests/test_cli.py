@@ -43,15 +43,6 @@ def no_config_path_in_the_environment(monkeypatch):
     monkeypatch.delenv("CONFIG_PATH", raising=False)
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    logger = logging.getLogger("job_runner_worker")
-    before = logger.handlers, logger.propagate, logger.level
-    yield
-    logger.handlers, logger.propagate = before[:2]
-    logger.setLevel(before[2])
-
-
 @pytest.fixture
 def daemon(monkeypatch):
     """A stand-in for wiring that takes note of what it is started with."""

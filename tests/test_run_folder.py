@@ -3,13 +3,13 @@
 import json
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import fill_disk
+from conftest import another_user, fill_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,6 @@ from job_runner_worker.run_folder import (
     write_atomically,
 )
 
-NOBODY = 65534
 RUN = Run(3, "/api/v1/run/3/", "7", "a t\u00eftle", "#!/bin/sh\ntrue\n", "/log/9/")
 NOTE = Note(
     run_id=3,
@@ -45,21 +44,13 @@ def modes(path):
     return {entry.name: stat.S_IMODE(entry.lstat().st_mode) for entry in path.iterdir()}
 
 
-@contextmanager
 def ordinary_user(path):
-    """Be an ordinary user who owns a folder, its parents and what is in it."""
+    """Return a context: be somebody without root's rights, who owns a folder."""
     if os.geteuid() != 0:
-        yield
-        return
-    for one in [*path.parents][:-2]:
-        one.chmod(one.stat().st_mode | 0o011)
-    for one in [path.parent, path, *path.rglob("*")]:
-        os.chown(one, NOBODY, NOBODY, follow_symlinks=False)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+        return nullcontext()
+    for parent in [*path.parents][:-2]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    return another_user(path.parent, path, *path.rglob("*"))
 
 
 # run.json

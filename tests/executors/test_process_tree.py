@@ -3,12 +3,12 @@
 import os
 import signal
 import subprocess
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from conftest import another_user
 from waiting import eventually
 
 from job_runner_worker.executors.process_tree import (
@@ -20,7 +20,6 @@ from job_runner_worker.executors.process_tree import (
 )
 from job_runner_worker.run_folder import ProcessId
 
-NOBODY = 65534
 PARENT_AND_FIVE = """#!/bin/sh
 (sleep 60 &)
 setsid sleep 60 &
@@ -47,17 +46,6 @@ def tree_of(script):
     own_cgroup = script.folder.note.cgroup
     path = Path(own_cgroup) if own_cgroup else None
     return ProcessTree(shim, process.relay_pid, path)
-
-
-@contextmanager
-def another_user():
-    if os.geteuid() != 0:
-        pytest.skip("only root can have processes of two users: run the tests as root")
-    os.setresuid(NOBODY, NOBODY, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
 
 
 # One process
@@ -189,8 +177,7 @@ def test_another_users_processes_in_a_cgroup_are_killed_by_the_kernel(contained)
     script = contained.start(PARENT_AND_FIVE)
     eventually(lambda: len(script.members()) == 7, "seven processes")
     tree = tree_of(script)
-    os.chown(Path(script.folder.note.cgroup) / "cgroup.kill", NOBODY, -1)
-    with another_user():
+    with another_user(Path(script.folder.note.cgroup) / "cgroup.kill"):
         tree.kill(0.1)
     assert not script.members()
     assert script.end().exit_status is None

@@ -1,135 +1,31 @@
 """A server and a worker under one command, used from the command line."""
 
 import contextlib
-import io
 import json
-import logging
 import os
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
-import sys
-import threading
 import time
 
 import pytest
 
 pytest.importorskip("django", reason="pip install 'job-runner-worker[server]'")
 
-from harness import ROOT, end_scripts, read_process  # noqa: E402
+from harness import read_process  # noqa: E402
+from standalone import (  # noqa: E402
+    COMMAND,
+    ENVIRON,
+    LIMIT_SECONDS,
+    Gate,
+    Standalone,
+)
 
-from job_runner_worker import cli  # noqa: E402
-from job_runner_worker.data_folder import DataFolder, read_json  # noqa: E402
+from job_runner_worker.data_folder import read_json  # noqa: E402
 
 pytestmark = pytest.mark.integration
-LIMIT_SECONDS = 20.0
-COMMAND = [sys.executable, "-m", "job_runner_worker"]
-ANY_PORTS = [
-    f"--{name}-port=0" for name in ("http", "broadcast", "events", "websocket")
-]
-ENVIRON = {
-    name: value
-    for name, value in os.environ.items()
-    if not name.startswith("JOB_RUNNER_") and name != "CONFIG_PATH"
-} | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
-class Standalone:
-    """The command in a folder; whatever it started ends with the context."""
-
-    def __init__(self, path, *words, command="standalone", leaves_scripts=False):
-        self.leaves_scripts = leaves_scripts
-        self.folder = DataFolder(path)
-        self.lines = []
-        self.changed = threading.Condition()
-        self.words = [*COMMAND, command, f"--data={path}", *ANY_PORTS, *words]
-
-    def __enter__(self):
-        self.process = subprocess.Popen(
-            self.words,
-            env=ENVIRON,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self.reader = threading.Thread(target=self.read)
-        self.reader.start()
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        self.process.kill()
-        self.process.wait(LIMIT_SECONDS)
-        # Its children follow it: nobody else holds the pipe.
-        if not self.leaves_scripts:
-            end_scripts(self.folder.spool)
-        self.reader.join(LIMIT_SECONDS)
-        if error is not None:
-            print("\n".join(["the log:", *self.lines]))
-        assert not self.reader.is_alive()
-        self.process.stdout.close()
-
-    def read(self):
-        for line in self.process.stdout:
-            with self.changed:
-                self.lines.append(line.decode())
-                self.changed.notify_all()
-
-    def wait_for(self, pattern, count=1):
-        """Return the match in the line that is the count-th with the pattern."""
-
-        def found():
-            matches = (re.search(pattern, line) for line in self.lines)
-            return [match for match in matches if match]
-
-        with self.changed:
-            arrived = self.changed.wait_for(
-                lambda: len(found()) >= count, LIMIT_SECONDS
-            )
-        assert arrived, f"no line {count} like {pattern!r} in\n{''.join(self.lines)}"
-        return found()[count - 1]
-
-    def wait_until_ready(self):
-        self.wait_for("slots")
-        return self
-
-    def pid_of(self, name, count=1):
-        return int(self.wait_for(rf"{name} started \(pid (\d+)\)", count)[1])
-
-    def signal(self, number):
-        self.process.send_signal(number)
-
-    def wait(self):
-        return self.process.wait(LIMIT_SECONDS)
-
-    def begin(self, *words):
-        """Start another command that talks to this server."""
-        return subprocess.Popen(
-            [*COMMAND, words[0], f"--data={self.folder.path}", *words[1:]],
-            env=ENVIRON,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def call(self, *words):
-        """Return (exit status, stdout, stderr) of another command, run in here."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = cli.main([words[0], f"--data={self.folder.path}", *words[1:]])
-        return status, out.getvalue(), err.getvalue()
-
-    def runs(self):
-        return {run["id"]: run for run in json.loads(self.call("runs", "--json")[1])}
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    logger = logging.getLogger("job_runner_worker")
-    before = logger.handlers, logger.propagate, logger.level
-    yield
-    logger.handlers, logger.propagate = before[:2]
-    logger.setLevel(before[2])
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +33,25 @@ def shared(tmp_path_factory):
     """One for the tests that leave it as it is."""
     with Standalone(tmp_path_factory.mktemp("standalone") / "data") as found:
         yield found.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def first_start(tmp_path_factory):
+    """The folder of a server that has made its tables, which takes longest."""
+    path = tmp_path_factory.mktemp("first") / "data"
+    with Standalone(path, command="server") as found:
+        found.wait_for("Job-Runner server")
+        found.signal(signal.SIGTERM)
+        assert found.wait() == 0
+    # It names this folder's spool.
+    found.folder.worker_ini.unlink()
+    return path
+
+
+@pytest.fixture
+def data(tmp_path, first_start):
+    """A folder of a test's own."""
+    return shutil.copytree(first_start, tmp_path / "data")
 
 
 @pytest.fixture
@@ -151,21 +66,7 @@ def script(tmp_path):
 
 @pytest.fixture
 def gate(tmp_path):
-    """A script that says that it runs, and goes on when the gate is opened."""
-
-    class Gate:
-        path = tmp_path / "gate"
-        script = (
-            f"#!/bin/sh\necho running\nread word <{tmp_path / 'gate'}\necho $word\n"
-        )
-
-        def open(self):
-            descriptor = os.open(self.path, os.O_RDWR)
-            os.write(descriptor, b"opened\n")
-            return descriptor
-
-    os.mkfifo(Gate.path)
-    return Gate()
+    return Gate(tmp_path / "gate")
 
 
 def test_a_script_that_succeeds_is_followed_to_its_end(shared, script):
@@ -298,9 +199,9 @@ def test_a_folder_has_one_server(shared):
 
 
 def test_after_kill_9_of_either_the_runs_go_on_and_nothing_runs_twice(
-    tmp_path, script, gate
+    data, script, gate
 ):
-    with Standalone(tmp_path / "data") as found:
+    with Standalone(data) as found:
         found.wait_until_ready()
         follower = found.begin("submit", "--follow", script(gate.script))
         assert follower.stdout.readline() == "running\n"
@@ -318,8 +219,8 @@ def test_after_kill_9_of_either_the_runs_go_on_and_nothing_runs_twice(
         assert found.wait() == 0
 
 
-def test_what_is_submitted_before_a_server_crash_runs_after_it(tmp_path, script):
-    with Standalone(tmp_path / "data") as found:
+def test_what_is_submitted_before_a_server_crash_runs_after_it(data, script):
+    with Standalone(data) as found:
         found.wait_until_ready()
         worker = found.pid_of("worker")
         os.kill(worker, signal.SIGSTOP)
@@ -335,27 +236,29 @@ def test_what_is_submitted_before_a_server_crash_runs_after_it(tmp_path, script)
         assert (status, out) == (0, "ran\n")
 
 
-def test_term_lets_runs_finish_and_then_stops_the_server(tmp_path, script, gate):
-    with Standalone(tmp_path / "data") as found:
+def test_term_lets_runs_finish_and_then_stops_the_server(data, script, gate):
+    with Standalone(data) as found:
         found.wait_until_ready()
-        follower = found.begin("submit", "--follow", script(gate.script))
-        assert follower.stdout.readline() == "running\n"
+        found.call("submit", script(gate.script))
+        found.wait_for("run 1: running")
 
         found.signal(signal.SIGTERM)
         found.wait_for("stopping when 1 runs have ended")
         os.close(gate.open())
 
-        out, _ = follower.communicate(timeout=LIMIT_SECONDS)
-        assert out == "opened\n"
         assert found.wait() == 0
         assert not found.folder.server_json.exists()
         assert read_process(found.pid_of("server")) is None
+    # Nobody is there to be asked any more.
+    with contextlib.closing(sqlite3.connect(data / "server.sqlite3")) as rows:
+        log = "SELECT content FROM server_runlog"
+        end = "SELECT return_success FROM server_run"
+        assert rows.execute(log).fetchall() == [("running\nopened\n",)]
+        assert rows.execute(end).fetchall() == [(1,)]
 
 
-def test_int_a_second_term_and_kill_leave_scripts_to_the_next_start(
-    tmp_path, script, gate
-):
-    with Standalone(tmp_path / "data", leaves_scripts=True) as first:
+def test_int_a_second_term_and_kill_leave_scripts_to_the_next_start(data, script, gate):
+    with Standalone(data, leaves_scripts=True) as first:
         first.wait_until_ready()
         _, out, _ = first.call("submit", "--json", script(gate.script))
         run_id = json.loads(out)["run"]
@@ -365,17 +268,17 @@ def test_int_a_second_term_and_kill_leave_scripts_to_the_next_start(
         # Its children let go of the pipe: they have followed it.
         first.reader.join(LIMIT_SECONDS)
     # Each time on other ports: the spool is still this server's.
-    with Standalone(tmp_path / "data", leaves_scripts=True) as second:
+    with Standalone(data, leaves_scripts=True) as second:
         second.wait_for(f"run {run_id}: attached|run {run_id}: .*running")
         second.signal(signal.SIGTERM)
         second.wait_for("stopping when 1 runs have ended")
         second.signal(signal.SIGTERM)
         assert second.wait() == 0
-    with Standalone(tmp_path / "data", leaves_scripts=True) as third:
+    with Standalone(data, leaves_scripts=True) as third:
         third.wait_for(f"run {run_id}: attached|run {run_id}: .*running")
         third.signal(signal.SIGINT)
         assert third.wait() == 0
-    with Standalone(tmp_path / "data") as last:
+    with Standalone(data) as last:
         last.wait_until_ready()
         os.close(gate.open())
 

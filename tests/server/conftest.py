@@ -120,6 +120,16 @@ def use(url):
 
 @pytest.fixture(autouse=True)
 def empty_tables(database):
+    empty()
+
+
+@pytest.fixture(scope="module")
+def emptied_once(database):
+    """For tests that share what they put into the tables."""
+    empty()
+
+
+def empty():
     from django.apps import apps
     from django.contrib.auth.models import Permission
     from django.contrib.contenttypes.models import ContentType

@@ -228,3 +228,20 @@ def test_a_person_who_has_left_has_no_session(world):
     admin.user.save()
 
     assert admin.get("/api/v1/run/").status == 401
+
+
+def test_a_run_may_be_for_one_worker_of_its_jobs_pool_and_for_no_other(site):
+    admin = site.person("admin")
+    job = f"/api/v1/job/{site.job().pk}/"
+    own, other = (
+        f"/api/v1/worker/{each.pk}/" for each in (site.worker, site.other_worker)
+    )
+
+    made = admin.post("/api/v1/run/", job=job, worker=own)
+    assert made.status == 201
+    path = made.headers["location"].removeprefix("http://testserver")
+    assert admin.get(path).json["worker"] == own
+    refused = admin.post("/api/v1/run/", job=job, worker=other)
+    assert refused.status == 400
+    assert refused.json["error"].startswith("`worker`: ")
+    assert site.own.patch(path, enqueue_dts=AT).status == 202

@@ -61,6 +61,11 @@ class Central:
             self._process.kill()
             self._process.communicate()
 
+    @property
+    def pid(self) -> int:
+        """The server's pid."""
+        return self._process.pid
+
     def write_config(self, folder: Path, **options: object) -> Path:
         """Write a worker's configuration into a folder; return its path."""
         path: str = self._call("write_config", folder=str(folder), options=options)

@@ -29,6 +29,7 @@ class Round:
     cpu_ms: float
     helper_cpu_ms: float
     scripts_cpu_ms: float | None
+    server_cpu_ms: float
     requests: float
     runs_per_second: float
 
@@ -50,6 +51,7 @@ def _figures(found: list[Round], runs: int) -> list[Figure]:
     both = [each.cpu_ms + each.helper_cpu_ms for each in found]
     helper = [each.helper_cpu_ms for each in found]
     scripts = [each.scripts_cpu_ms for each in found if each.scripts_cpu_ms is not None]
+    server = [each.server_cpu_ms for each in found]
     requests = [each.requests for each in found]
     rates = [each.runs_per_second for each in found]
     figures = [
@@ -62,6 +64,7 @@ def _figures(found: list[Round], runs: int) -> list[Figure]:
         ),
         Figure("run_cpu_helper", "of that the helper", "ms", helper),
         Figure("run_cpu_scripts", "CPU per run, shim and script", "ms", scripts),
+        Figure("run_cpu_server", "CPU per run, stand-in server", "ms", server),
         Figure("run_requests", "HTTP requests per run", "", requests, REQUESTS_TARGET),
         Figure("run_rate", "runs per second, end to end", "1/s", rates),
     ]
@@ -73,9 +76,11 @@ def _round(central: Central, worker: MeasuredWorker, runs: int) -> Round:
     requests = central.count_requests()
     everything = worker.everything_cpu_seconds()
     own, helper = cpu_seconds(worker.pid), cpu_seconds(helper_pid)
+    server = cpu_seconds(central.pid)
 
     ordered = central.order(SCRIPT, runs)
     central.wait_for_successes(ordered.run_ids)
+    server = cpu_seconds(central.pid) - server
     worker.wait_until_quiet()
     # A shim has a few instructions left when its worker is through with the run.
     time.sleep(SETTLE_SECONDS)
@@ -92,6 +97,7 @@ def _round(central: Central, worker: MeasuredWorker, runs: int) -> Round:
     return Round(
         cpu_ms=own * 1000 / runs,
         helper_cpu_ms=helper * 1000 / runs,
+        server_cpu_ms=server * 1000 / runs,
         scripts_cpu_ms=None if scripts is None else scripts * 1000 / runs,
         requests=(central.count_requests() - requests) / runs,
         runs_per_second=runs / (ended_ns - ordered.sent_ns) * 1e9,

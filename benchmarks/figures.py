@@ -16,7 +16,8 @@ class Figure:
     """One thing that was measured ``n`` times.
 
     ``target`` says which number of the summary may at most be what, for example
-    ``{"median": 15, "p95": 40}``; without one there is nothing to meet.
+    ``{"median": 15, "p95": 40}``; where more is better, has to be ``at_least`` what.
+    Without one there is nothing to meet.
     """
 
     key: str
@@ -24,6 +25,7 @@ class Figure:
     unit: str
     values: Sequence[float]
     target: Mapping[str, float] = field(default_factory=dict)
+    at_least: bool = False
 
     def summary(self) -> dict[str, float]:
         """Return min, median, p95 (the nearest rank) and max."""
@@ -40,6 +42,8 @@ class Figure:
         if not self.target:
             return None
         found = self.summary()
+        if self.at_least:
+            return all(found[name] >= limit for name, limit in self.target.items())
         return all(found[name] <= limit for name, limit in self.target.items())
 
     def as_json(self) -> dict[str, Any]:
@@ -51,12 +55,14 @@ class Figure:
             "n": len(self.values),
             **{name: round(value, 4) for name, value in self.summary().items()},
             "target": dict(self.target) or None,
+            "at_least": self.at_least,
             "met": self.is_met(),
         }
 
     def as_row(self) -> list[str]:
         """Return the cells of its line in the table."""
-        limits = [f"{name} {limit:g}" for name, limit in self.target.items()]
+        sign = ">= " if self.at_least else ""
+        limits = [f"{name} {sign}{limit:g}" for name, limit in self.target.items()]
         met = {True: "yes", False: "**no**", None: ""}[self.is_met()]
         numbers = [_short(value) for value in self.summary().values()]
         count = str(len(self.values))

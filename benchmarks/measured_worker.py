@@ -100,10 +100,14 @@ class MeasuredWorker:
         match = re.search(r"processes are tracked by (.+)", self.log_path.read_text())
         return match[1] if match else "unknown"
 
+    def is_quiet(self) -> bool:
+        """Return whether every run has left the spool: its end has been reported."""
+        return {path.name for path in self.spool_path.iterdir()} == KEPT_IN_SPOOL
+
     def wait_until_quiet(self) -> None:
         """Wait until every run has left the spool."""
         deadline = time.monotonic() + QUIET_SECONDS
-        while {path.name for path in self.spool_path.iterdir()} != KEPT_IN_SPOOL:
+        while not self.is_quiet():
             if time.monotonic() > deadline:
                 raise BenchmarkError("the worker does not empty its spool")
             time.sleep(POLL_SECONDS)

@@ -24,7 +24,7 @@ from job_runner_worker.server import lifecycle
 from job_runner_worker.server.api_auth import (
     PersonAuthentication,
     WorkerAuthentication,
-    held,
+    own,
     visible,
 )
 from job_runner_worker.server.api_schema import ResourceSchema
@@ -44,6 +44,7 @@ _STATUS = {
 }
 
 _SHOWERS: dict[type[Serializer], Callable[[Any], Any]] = {}
+_CHECKERS: dict[tuple[type[Serializer], bool], Callable[[Any], Any]] = {}
 
 
 class _AlwaysJson(BaseContentNegotiation):
@@ -136,9 +137,8 @@ class ApiView(APIView):
 
     def valid(self, kind: type[Serializer], fields: dict[str, Any]) -> dict[str, Any]:
         """Return the known ones of some fields; a wrong one is refused by name."""
-        serializer = kind(data=fields, partial=self.request.method == "PATCH")
-        serializer.is_valid(raise_exception=True)
-        values: dict[str, Any] = serializer.validated_data
+        check = _checker(kind, self.request.method == "PATCH")
+        values: dict[str, Any] = check(fields)
         return values
 
     def created(self, row: Model) -> HttpResponse:
@@ -223,11 +223,12 @@ class DetailView(ApiView):
         if not (row_id.isascii() and row_id.isdigit()) or int(row_id) > MAX_ID:
             raise exceptions.NotFound
         caller = self.request.user
-        for rows in (held(self.model, caller), visible(self.model, caller)):
-            found = (self.shown(rows) if show else rows).filter(pk=int(row_id))
-            for row in found:
-                return row
         known = self.model._default_manager.filter(pk=int(row_id))
+        for row in own(self.shown(known) if show else known, caller):
+            return row
+        seen = visible(self.model, caller).filter(pk=int(row_id))
+        for row in self.shown(seen) if show else seen:
+            return row
         if isinstance(caller, Worker) and known.exists():
             raise exceptions.AuthenticationFailed
         raise exceptions.NotFound
@@ -245,6 +246,13 @@ def _shower(kind: type[Serializer]) -> Callable[[Any], Any]:
     if kind not in _SHOWERS:
         _SHOWERS[kind] = kind().to_representation
     return _SHOWERS[kind]
+
+
+def _checker(kind: type[Serializer], partial: bool) -> Callable[[Any], Any]:
+    """Return what makes values of a JSON object, or raises ValidationError."""
+    if (kind, partial) not in _CHECKERS:
+        _CHECKERS[kind, partial] = kind(partial=partial).run_validation
+    return _CHECKERS[kind, partial]
 
 
 def _json(payload: object) -> JsonResponse:

@@ -21,6 +21,7 @@ from job_runner_worker.server.api_auth import administered, visible
 from job_runner_worker.server.api_base import ApiView, DetailView, ListView
 from job_runner_worker.server.lifecycle import Conflict
 from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
+from job_runner_worker.server.serializers import uri_of
 
 
 class _Runs(ApiView):
@@ -84,6 +85,13 @@ class RunDetail(_Runs, DetailView):
                     step()
         return _done()
 
+    def body(self) -> dict[str, Any]:
+        """See ApiView. That a worker names itself needs no look into the database."""
+        fields = super().body()
+        if fields.get("worker") == uri_of("worker", self.request.user.pk):
+            del fields["worker"]
+        return fields
+
 
 class _RunLogs(ApiView):
     resource, model = "run_log", RunLog
@@ -101,7 +109,8 @@ class RunLogList(_RunLogs, ListView):
         worker = self.the_worker()
         values = self.valid(self.serializer_class, _with_run(self.body()))
         run = values["run"]
-        _check_visible(run, worker)
+        if run.worker_id != worker.pk:
+            _check_visible(run, worker)
         _check_holder(run, worker)
         return self.created(lifecycle.add_log(run.pk, values["content"]))
 

@@ -290,7 +290,7 @@ def _check_enabled(job: Job) -> None:
 
 
 def _check_may_be_logged(run_id: int) -> None:
-    run = _run(run_id)
+    run = _run(run_id, "return_dts", "ended_by_server")
     if run.return_dts is not None and not run.ended_by_server:
         raise Conflict(_has_ended(run))
 
@@ -327,8 +327,9 @@ def _keep_or(name: str, at: datetime) -> Coalesce:
     return Coalesce(F(name), Value(at, output_field=DateTimeField()))
 
 
-def _run(run_id: int) -> Run:
-    run: Run | None = Run.objects.filter(pk=run_id).first()
+def _run(run_id: int, *fields: str) -> Run:
+    """Return a run, with only some of its fields where these are named."""
+    run: Run | None = Run.objects.filter(pk=run_id).only(*fields).first()
     if run is None:
         raise Unknown(f"there is no run {run_id}")
     return run

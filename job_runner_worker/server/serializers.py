@@ -115,7 +115,8 @@ class Uri(serializers.RelatedField):
         match = _URI.fullmatch(data)
         row = None
         if match and match[1] == self.resource and int(match[2]) <= MAX_ID:
-            row = self.get_queryset().filter(pk=int(match[2])).first()
+            rows = self.get_queryset().filter(pk=int(match[2])).order_by()
+            row = next(iter(rows), None)
         if row is None:
             raise serializers.ValidationError(
                 f"Could not find the provided object via resource URI '{data:.80}'."

@@ -1,0 +1,64 @@
+"""Makes in a server's database what its REST API does not make; a process of its own.
+
+``server_objects.py DATA workers COUNT`` makes workers in the pool that is there, and
+one in a pool of its own; prints a JSON list of their keys and secrets, that one last.
+``server_objects.py DATA runs JOB COUNT`` makes runs that are not due for a long time;
+prints the list of their ids. PostgreSQL's URL is in $JOB_RUNNER_DATABASE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from job_runner_worker.server import django_settings
+from job_runner_worker.server.serve import DATABASE_VARIABLE
+
+FAR = timedelta(days=100)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what the command line says."""
+    data_path, what, *numbers = arguments
+    url = os.environ.get(DATABASE_VARIABLE) or None
+    django_settings.configure(Path(data_path), url)
+    make = {"workers": _make_workers, "runs": _make_runs}[what]
+    print(json.dumps(make(*map(int, numbers))))
+
+
+def _make_workers(count: int) -> list[dict[str, Any]]:
+    from job_runner_worker.server.models import Project, Worker, WorkerPool
+
+    pool = WorkerPool.objects.get()
+    other = WorkerPool.objects.create(title="listener")
+    Project.objects.get().worker_pools.add(other)
+    found = []
+    for number in range(count + 1):
+        key = f"bench{number}"
+        worker = Worker.objects.create(title=key, api_key=key)
+        (pool if number < count else other).workers.add(worker)
+        found.append({"api_key": key, "secret": worker.secret, "id": worker.pk})
+    return found
+
+
+def _make_runs(job_id: int, count: int) -> list[int]:
+    from django.db import transaction
+    from django.utils import timezone
+
+    from job_runner_worker.server.models import Run
+
+    due_at = timezone.now() + FAR
+    with transaction.atomic():
+        return [
+            Run.objects.create(job_id=job_id, schedule_dts=due_at).pk
+            for _ in range(count)
+        ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

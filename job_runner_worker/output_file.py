@@ -6,11 +6,12 @@ import contextlib
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from job_runner_worker import log_window
 
-PUNCH_MARGIN_BYTES = 4 * 1024 * 1024
+PUNCH_MARGIN_BYTES = 1024 * 1024
 """Kept before the tail: the end mark may stand there when leftovers write on."""
 _SEARCH_BYTES = 256 * 1024
 _FALLOC_FL_KEEP_SIZE = 0x01
@@ -50,23 +51,21 @@ class OutputFile:
     def find_end(self, end_mark: bytes, start: int = 0) -> int | None:
         """Return the offset of the end mark, None where none begins at ``start`` on.
 
-        Searched from the end: nothing stands behind it but what left-over children
-        have printed since, though that may be much. Holes are passed over.
+        It stands at the very end, or else behind little that was not punched: what
+        left-over children have printed since may be much. Holes are passed over.
         """
         try:
             file = self.path.open("rb", buffering=0)
         except FileNotFoundError:
             return None
         with file:
-            for first, position in reversed(_extents(file.fileno(), start)):
-                while position > first:
-                    chunk_at = max(first, position - _SEARCH_BYTES)
-                    length = position - chunk_at + len(end_mark) - 1
-                    chunk = os.pread(file.fileno(), length, chunk_at)
-                    found = chunk.rfind(end_mark)
-                    if found >= 0:
-                        return chunk_at + found
-                    position = chunk_at
+            size = os.fstat(file.fileno()).st_size
+            for position in _chunks(file.fileno(), start, size):
+                length = _SEARCH_BYTES + len(end_mark) - 1
+                chunk = os.pread(file.fileno(), length, position)
+                found = chunk.find(end_mark)
+                if found >= 0:
+                    return position + found
         return None
 
     def punch(self, size: int) -> None:
@@ -90,16 +89,15 @@ class OutputFile:
             self._punched_to = sum(hole)
 
 
-def _extents(descriptor: int, start: int) -> list[tuple[int, int]]:
-    """Return where there is data, as (first, behind the last) offsets."""
-    found = []
+def _chunks(descriptor: int, start: int, size: int) -> Iterator[int]:
+    """Yield where to search: the last bytes first, then all data from the start on."""
+    yield max(start, size - _SEARCH_BYTES)
     end = start
     with contextlib.suppress(OSError):  # ENXIO: no data any more
-        while True:
+        while end < size:
             first = os.lseek(descriptor, end, os.SEEK_DATA)
             end = os.lseek(descriptor, first, os.SEEK_HOLE)
-            found.append((first, end))
-    return found
+            yield from range(first, end, _SEARCH_BYTES)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -86,4 +86,6 @@ class Reports:
                     step,
                     error,
                 )
-            self._folder.note_reported(reporter.name, step)
+            # What nobody acknowledges is not worth a write of its own.
+            durably = reporter.acknowledges
+            self._folder.note_reported(reporter.name, step, durably=durably)

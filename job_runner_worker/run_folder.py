@@ -82,6 +82,7 @@ class RunFolder:
         self.output = OutputFile(path / "output", note.max_log_bytes)
         self._reported: dict[str, list[str]] = {}
         self._searched_bytes = 0
+        self._end: int | None = None
 
     @classmethod
     def create(cls, path: Path, note: Note) -> RunFolder:
@@ -217,8 +218,9 @@ class RunFolder:
         """Return the log as it stands, or as it will stay."""
         size = self.output.size()
         if final:
-            end = self.output.find_end(self.note.end_mark.encode())
-            return self.output.read_log(size if end is None else end, complete=True)
+            self.has_end_mark()
+            end = size if self._end is None else self._end
+            return self.output.read_log(end, complete=True)
         # Only for the moment between the script's end and the final log.
         content = self.output.read_log(size, complete=False)
         return content.partition(self.note.end_mark)[0]
@@ -229,19 +231,24 @@ class RunFolder:
         Each call searches what has come since the last one.
         """
         mark = self.note.end_mark.encode()
-        size = self.output.size()
-        if self.output.find_end(mark, self._searched_bytes) is not None:
-            return True
-        self._searched_bytes = max(0, size - len(mark) + 1)
-        return False
+        if self._end is None:
+            size = self.output.size()
+            self._end = self.output.find_end(mark, self._searched_bytes)
+            self._searched_bytes = max(0, size - len(mark) + 1)
+        return self._end is not None
 
     def has_reported(self, reporter: str, step: str) -> bool:
         """Return whether a reporter has acknowledged a step of the run."""
         return step in self._reported.get(reporter, ())
 
-    def note_reported(self, reporter: str, step: str) -> None:
-        """Remember that a reporter has acknowledged a step."""
+    def note_reported(self, reporter: str, step: str, *, durably: bool = True) -> None:
+        """Remember that a reporter has been told a step.
+
+        Over a restart where ``durably``, or else with the next one that is.
+        """
         self._reported.setdefault(reporter, []).append(step)
+        if not durably:
+            return
         with self._tolerance("reported.json"):
             self._write("reported.json", json.dumps(self._reported).encode())
 

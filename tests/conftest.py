@@ -47,6 +47,7 @@ REAL_THINGS = (
     "test_run_folder.py",
     "test_spool.py",
 )
+NO_OTHER_USER = "two users are needed: run the tests as root"
 NOBODY = 65534
 MAX_LOG_BYTES = 10_000
 OPTIONS = LocalOptions(
@@ -99,6 +100,21 @@ class Script:
         """Return who of the run is alive, the shim and the relay not counted."""
         pids = {process.pid for process in alive_below(self.folder.path)}
         return pids - {self.shim_pid, self.relay_pid}
+
+    def let_go(self) -> None:
+        """Let a script go on that reads from the FIFO `go` in its working directory."""
+
+        def is_read() -> bool:
+            try:
+                # Opening it would wait for a reader, for ever perhaps.
+                descriptor = os.open(self.work_path / "go", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:
+                return False
+            os.write(descriptor, b"go\n")
+            os.close(descriptor)
+            return True
+
+        eventually(is_read, "the script waits")
 
     def wait_for_output(self, text: str) -> None:
         mark = text.encode()
@@ -252,12 +268,14 @@ def disk_without_holes(tmp_path: Path) -> Iterator[Path]:
 @contextmanager
 def another_user(*owned: Path) -> Iterator[None]:
     """Be another user, who owns some files; skip the test where that is forbidden."""
+    if os.geteuid() != 0:
+        pytest.skip(NO_OTHER_USER)
     try:
         for path in owned:
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
         os.setresuid(NOBODY, NOBODY, os.geteuid())
     except OSError:
-        pytest.skip("two users are needed: run the tests as root")
+        pytest.skip(NO_OTHER_USER)
     try:
         yield
     finally:

@@ -230,11 +230,9 @@ def test_scripts_run_on_a_file_system_without_holes_with_one_warning(
     text = "#!/bin/sh\nyes | head -c 10000000; mkfifo go; read -r _ <go\n"
     for _ in range(2):
         script = local.start(text, executor)
-        go = script.work_path / "go"
-        eventually(go.exists, "it has printed")
-        if not caplog.messages:
-            eventually(lambda: caplog.messages, "the warning")
-        go.write_text("go\n")
+        eventually((script.work_path / "go").exists, "it has printed")
+        eventually(lambda: caplog.messages, "the warning")
+        script.let_go()
         assert script.end().success
         assert script.raw_output.startswith(b"y\n" * 5_000_000)
     [message] = caplog.messages

@@ -20,6 +20,7 @@ from job_runner_worker.executors import cgroup, shebang
 from job_runner_worker.executors.output_keeper import OutputKeeper
 from job_runner_worker.executors.process_tree import (
     ProcessTree,
+    forbid_file_growth,
     is_alive,
 )
 from job_runner_worker.executors.spawner import Spawner
@@ -261,6 +262,7 @@ class LocalExecution:
         if self._folder.note.kill_leftovers and same_boot:
             self._end_leftovers()
         self._wait_for_relay()
+        self._stop_recording()
         reason = self._kill_reason
         if self._attached and exit_status:
             reason = reason or self._folder.note.kill_reason
@@ -277,6 +279,15 @@ class LocalExecution:
         deadline = time.monotonic() + _SHIM_EXIT_SECONDS
         while self._listen(_RELAY_PAUSE_SECONDS) and time.monotonic() < deadline:
             tree.wake()
+
+    def _stop_recording(self) -> None:
+        """Let what left-over children still print take no disk.
+
+        The relay reads on as it does on a full disk, so that no child dies of it.
+        """
+        shim = self._folder.shim()
+        if self._process and shim and self._folder.has_end_mark():
+            forbid_file_growth(self._process.relay_pid, shim)
 
     def _lost(self) -> Outcome:
         """Nobody is left to write the exit status: end what is left of the run."""

@@ -11,8 +11,8 @@ from gevent.event import Event
 
 from job_runner_worker.output_file import OutputFile
 
-_PUNCH_EVERY_BYTES = 4 * 1024 * 1024
-_SHORTEST_PAUSE_SECONDS = 0.02
+_PUNCH_EVERY_BYTES = 2 * 1024 * 1024
+_SHORTEST_PAUSE_SECONDS = 0.004
 _LONGEST_PAUSE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -87,7 +88,9 @@ class ProcessTree:
         told: set[ProcessId] = set()
         pauses = _pauses()
         while members := self.members(exact=False) or self.members():
-            for member in members - told:
+            # Oldest first: a script that waits for its children ends of the signal,
+            # not of their end.
+            for member in sorted(members - told, key=_age):
                 self._signal(member, signal.SIGTERM)
                 # A stopped process takes no TERM before it goes on.
                 self._signal(member, signal.SIGCONT)
@@ -173,7 +176,8 @@ class ProcessTree:
 def identify(pid: int) -> ProcessId | None:
     """Return the identity of a process that is alive, None where there is none."""
     fields = _stat_fields(pid)
-    if fields is None or fields[0] in DEAD_STATES:
+    # A program may end its main thread and go on: that is no zombie yet.
+    if fields is None or (fields[0] in DEAD_STATES and int(fields[17]) <= 1):
         return None
     return ProcessId(pid, int(fields[19]))
 
@@ -209,6 +213,18 @@ def send_signal(process: ProcessId, number: signal.Signals) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def forbid_file_growth(pid: int, parent: ProcessId) -> None:
+    """Let a child of a process write to files no more; pipes and devices still do."""
+    fields = _stat_fields(pid)
+    if fields is not None and int(fields[1]) == parent.pid and is_alive(parent):
+        with contextlib.suppress(OSError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _age(process: ProcessId) -> tuple[int, int]:
+    return process.start_ticks, process.pid
 
 
 def _stat_fields(pid: int) -> list[str] | None:

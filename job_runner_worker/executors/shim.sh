@@ -10,7 +10,7 @@
 # All of it is one function, so that the shell has read it before it begins: a file
 # that an upgrade replaces meanwhile does no harm.
 
-signals='HUP INT QUIT USR1 USR2 PIPE ALRM TERM TSTP TTIN TTOU'
+signals='HUP INT QUIT USR1 USR2 PIPE ALRM TERM TSTP TTIN TTOU XFSZ'
 
 # Field 1 and field 22 of the stat file: pid and start time name a process for good.
 identify() {
@@ -32,7 +32,8 @@ shim() {
     set +C
 
     # The relay ends when nobody has the pipe open any more. Its standard output is
-    # there so that a full disk does not end it.
+    # there so that a full disk does not end it, nor a limit to what it may write
+    # (XFSZ), which the worker sets after the end mark.
     tee -a output <&4 >/dev/null 3>&- 4<&- 5>&- &
     relay=$!
     trap : $signals

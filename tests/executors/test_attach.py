@@ -17,7 +17,7 @@ from job_runner_worker.run_folder import RunFolder
 
 
 def waits(then=""):
-    """Return a script that prints its pid and waits for `let_it_end`."""
+    """Return a script that prints its pid and waits for `let_go`."""
     return f"#!/bin/sh\necho $$\nmkfifo go; read -r _ <go; echo end\n{then}\nexit 3\n"
 
 
@@ -71,12 +71,6 @@ def attach(local):
     return attach_to
 
 
-def let_it_end(script):
-    go = script.work_path / "go"
-    eventually(go.exists, "the script waits")
-    go.write_text("go\n")
-
-
 def test_a_closed_executor_leaves_its_scripts_running(left):
     script = left(waits())
     assert script.execution.wait(0) is None
@@ -96,7 +90,7 @@ def test_a_running_script_is_taken_up_with_its_pid_its_start_and_its_end(left, a
     assert script.execution.native_id == before.execution.native_id
     assert script.execution.started_at == before.execution.started_at
     assert script.execution.wait(0) is None
-    let_it_end(script)
+    script.let_go()
     outcome = script.end()
     assert (outcome.exit_status, outcome.reason) == (3, "")
     assert outcome.returned_at == script.folder.ended_at() > script.execution.started_at
@@ -107,7 +101,7 @@ def test_a_script_that_ended_meanwhile_has_its_outcome_and_the_time_of_its_end(
     left, attach
 ):
     before = left(waits())
-    let_it_end(before)
+    before.let_go()
     eventually(lambda: not alive_below(before.folder.path), "the shim is gone")
     ended_at = before.folder.ended_at()
     script = attach(before.folder)
@@ -120,7 +114,7 @@ def test_a_script_that_ended_meanwhile_has_its_outcome_and_the_time_of_its_end(
 
 def test_a_script_that_ended_meanwhile_and_left_a_talker_has_its_outcome(left, attach):
     before = left(waits("yes | head -c 50000000 &"))
-    let_it_end(before)
+    before.let_go()
     size = before.folder.output.size
     eventually(lambda: size() > 50_000_000, "the child has printed")
     script = attach(before.folder)
@@ -151,7 +145,7 @@ def test_a_script_between_began_and_its_pid_is_waited_for(local, attach):
         assert not attaching.ready()
     script = attaching.get(timeout=LIMIT_SECONDS)
     assert script.execution.native_id == folder.script_process().script.pid
-    let_it_end(script)
+    script.let_go()
     assert script.end().exit_status == 3
     assert starting.get(timeout=LIMIT_SECONDS).end().exit_status == 3
 
@@ -186,7 +180,7 @@ def test_leftovers_are_treated_as_configured_at_the_start(local, attach):
     executor = local.executor(kill_leftovers=True)
     before = local.start(waits("sleep 60 &"), executor)
     executor.close()
-    let_it_end(before)
+    before.let_go()
     eventually(lambda: before.folder.exit_status() is not None, "the script has ended")
     script = attach(before.folder, kill_leftovers=False)
     assert script.end().exit_status == 3
@@ -205,7 +199,7 @@ def test_a_kill_that_the_last_worker_began_is_the_reason_of_the_end(left, attach
 def test_attaching_leaves_no_descriptor_open(left, attach):
     script = left(waits())
     taken_up = attach(script.folder)
-    let_it_end(script)
+    script.let_go()
     taken_up.end()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):

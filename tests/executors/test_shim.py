@@ -145,7 +145,7 @@ def test_a_script_without_an_interpreter_is_a_start_failure_without_a_pid(
 
 
 def test_two_shims_for_one_folder_run_the_script_once(local):
-    folder = local.folder("#!/bin/sh\necho once\n")
+    folder = local.folder("#!/bin/sh\necho once >>times; echo once\n")
     folder.prepare(folder.run.script.encode())
     starts = [
         gevent.spawn(local.executor().start, folder.run, folder) for _ in range(4)
@@ -154,13 +154,17 @@ def test_two_shims_for_one_folder_run_the_script_once(local):
         outcome = start.get(timeout=20).wait(20)
         assert outcome is not None
         assert outcome.success
+    eventually(lambda: not alive_below(folder.path), "all shims are gone")
+    assert (folder.path / "work" / "times").read_text() == "once\n"
     assert folder.log(final=True) == "once\n"
 
 
 def test_a_script_that_has_begun_is_not_begun_again(local):
-    script, _ = local.run("#!/bin/sh\necho once\n")
+    script, _ = local.run("#!/bin/sh\necho once >>times; echo once\n")
     again = local.executor().start(script.folder.run, script.folder)
     assert again.wait(20) == script.execution.wait(0)
+    eventually(lambda: not alive_below(script.folder.path), "both shims are gone")
+    assert (script.work_path / "times").read_text() == "once\n"
     assert script.log == "once\n"
 
 
@@ -180,7 +184,7 @@ def test_children_left_behind_do_not_hold_the_run(local):
     )
     assert outcome.success
     assert len(script.members()) == 1
-    (script.work_path / "go").write_text("go\n")
+    script.let_go()
     eventually((script.work_path / "end").exists, "the child has printed")
     eventually(lambda: not alive_below(script.folder.path), "shim and relay are gone")
     assert script.log == "now\n"
@@ -192,7 +196,7 @@ def test_what_children_left_behind_print_takes_no_disk_and_does_not_end_them(loc
         "(read -r _ <go; yes | head -c 1000000; echo >end) &\necho now\n"
     )
     size = script.folder.output.size()
-    (script.work_path / "go").write_text("go\n")
+    script.let_go()
     eventually((script.work_path / "end").exists, "the child has printed")
     eventually(lambda: not alive_below(script.folder.path), "shim and relay are gone")
     assert script.folder.output.size() == size
@@ -274,7 +278,7 @@ def test_stdin_is_empty_and_nothing_else_is_open(local):
         script, _ = local.run("#!/bin/ls -l /proc/self/fd\n")
     finally:
         os.close(extra)
-    found = dict(re.findall(r"(\d) -> (\S+)", script.log))
+    found = dict(re.findall(r" (\d+) -> (\S+)", script.log))
     # 3 is the folder that ls reads.
     assert found.keys() == {"0", "1", "2", "3"}
     assert found["0"] == "/dev/null"

@@ -152,7 +152,7 @@ class ApiClient:
         """Return a signed request.
 
         Made by hand: what a session merges into each one is the same every time, and
-        costs a third of the request. Being signed already, it is none of .netrc's.
+        costs a quarter of the request. Being signed already, it is none of .netrc's.
         """
         options = self._options
         request = requests.PreparedRequest()
@@ -161,8 +161,19 @@ class ApiClient:
         request.prepare_headers(_HEADERS)
         request.prepare_cookies({})
         request.prepare_body(body, None)
+        self.identify(request)
+        return request
+
+    def identify(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Say in a request's headers who sends it; it is complete otherwise."""
+        body = request.body or b""
+        assert isinstance(body, bytes)
         header = auth.authorization(
-            options.api_key, options.secret, method, request.path_url, body or b""
+            self._options.api_key,
+            self._options.secret,
+            request.method or "",
+            request.path_url,
+            body,
         )
         # Bytes: a key may hold more than the Latin-1 that http.client would take.
         request.headers["Authorization"] = header.encode("utf-8")  # type: ignore[assignment]

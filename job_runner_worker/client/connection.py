@@ -63,12 +63,12 @@ class PersonClient(ApiClient):
         # Any will do: it has to be the same in the cookie and in the header, which
         # pages of other servers cannot send.
         self._csrf_token = secrets.token_hex(16)
-        self._session.auth = self._identify
 
     def log_in(self, user: str, password: str) -> None:
         """Begin a session, as the login page does. Raises ClientError, ApiError."""
         answer = self._session.post(
             self._base_url + LOGIN,
+            auth=self.identify,
             data={
                 "username": user,
                 "password": password,
@@ -85,7 +85,8 @@ class PersonClient(ApiClient):
                 os.EX_NOPERM,
             )
 
-    def _identify(self, request: Any) -> Any:
+    def identify(self, request: Any) -> Any:
+        """Send the session's cookie instead of a signature."""
         request.headers["Cookie"] = f"csrftoken={self._csrf_token}" + (
             f"; sessionid={self._session_key}" if self._session_key else ""
         )

@@ -6,31 +6,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urlsplit
 
+from job_runner_worker.central_api import CentralApi
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Kill, Run
 from job_runner_worker.sources.base import Holder, Offer
 
 _log = logging.getLogger(__name__)
-
-
-class Api(Protocol):
-    """The part of ApiClient that is used here and by reporters.rest."""
-
-    def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
-        """Return a JSON object."""
-
-    def patch(
-        self, path: str, fields: Mapping[str, Any], *, patient: bool = True
-    ) -> None:
-        """Change an object."""
-
-    def post(
-        self, path: str, fields: Mapping[str, Any], *, patient: bool = True
-    ) -> str | None:
-        """Create an object and return its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +35,7 @@ class CentralClaims:
     for null: an original server gives them in a time zone of its own.
     """
 
-    def __init__(self, api: Api, paths: ResourcePaths, api_key: str) -> None:
+    def __init__(self, api: CentralApi, paths: ResourcePaths, api_key: str) -> None:
         self._api = api
         self._paths = paths
         self._api_key = api_key

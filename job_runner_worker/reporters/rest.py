@@ -11,11 +11,12 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 
 from job_runner_worker import __version__, backoff
+from job_runner_worker.central_api import CentralApi
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.reporters.base import Reporter
@@ -24,23 +25,6 @@ SLOW_BOUND_SECONDS = 600.0
 """A result that is refused with 401 is kept and tried this seldom."""
 _UNAUTHORIZED, _CONFLICT = 401, 409
 _log = logging.getLogger(__name__)
-
-
-class Api(Protocol):
-    """The part of ApiClient that is used here."""
-
-    def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
-        """Return a JSON object."""
-
-    def patch(
-        self, path: str, fields: Mapping[str, Any], *, patient: bool = True
-    ) -> None:
-        """Change an object."""
-
-    def post(
-        self, path: str, fields: Mapping[str, Any], *, patient: bool = True
-    ) -> str | None:
-        """Create an object and return its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +44,7 @@ class RestReporter(Reporter):
 
     def __init__(
         self,
-        api: Api,
+        api: CentralApi,
         options: RestOptions,
         worker_uri: Callable[[], str],
         sleep: Callable[[float], None] = gevent.sleep,

@@ -80,7 +80,8 @@ class RunFolder:
         self.path = path
         self.note = note
         self.output = OutputFile(path / "output", note.max_log_bytes)
-        self._reported: dict[str, list[str]] = {}
+        self._reported: set[tuple[str, str]] = set()
+        self._unwritten: list[tuple[str, str]] = []
         self._searched_bytes = 0
         self._end: int | None = None
 
@@ -120,9 +121,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}/run.json is about run {folder.note.run_id}: a copied folder?"
             )
-        # A torn list of reports costs a repeated report, nothing else.
-        with contextlib.suppress(OSError, ValueError):
-            folder._reported = json.loads((path / "reported.json").read_bytes())
+        folder._read_reported()
         return folder
 
     @property
@@ -239,18 +238,18 @@ class RunFolder:
 
     def has_reported(self, reporter: str, step: str) -> bool:
         """Return whether a reporter has acknowledged a step of the run."""
-        return step in self._reported.get(reporter, ())
+        return (reporter, step) in self._reported
 
     def note_reported(self, reporter: str, step: str, *, durably: bool = True) -> None:
         """Remember that a reporter has been told a step.
 
         Over a restart where ``durably``, or else with the next one that is.
         """
-        self._reported.setdefault(reporter, []).append(step)
-        if not durably:
-            return
-        with self._tolerance("reported.json"):
-            self._write("reported.json", json.dumps(self._reported).encode())
+        self._reported.add((reporter, step))
+        self._unwritten.append((reporter, step))
+        if durably:
+            with self._tolerance("reported.json"):
+                self._append_reported()
 
     def remove(self) -> None:
         """Remove the folder; nobody can take it for a run's from the first moment.
@@ -260,6 +259,26 @@ class RunFolder:
         done = self.path.with_name(self.path.name + DONE_SUFFIX)
         self.path.rename(done)
         remove_tree(done)
+
+    def _append_reported(self) -> None:
+        """One line a step: to replace the file each time costs a run milliseconds.
+
+        Each begins with its line end, so that a torn one before it stays alone.
+        """
+        lines = "".join(f"\n{json.dumps(step)}" for step in self._unwritten)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with open(
+            os.open(self.path / "reported.json", flags, _PRIVATE), "wb", buffering=0
+        ) as file:
+            file.write(lines.encode())
+        self._unwritten.clear()
+
+    def _read_reported(self) -> None:
+        for line in (self._read("reported.json") or b"").splitlines():
+            # A torn line costs a repeated report, nothing else.
+            with contextlib.suppress(ValueError, TypeError):
+                reporter, step = json.loads(line)
+                self._reported.add((str(reporter), str(step)))
 
     def _write_note(self) -> None:
         self._write("run.json", json.dumps(asdict(self.note)).encode())

@@ -282,7 +282,7 @@ def test_each_reporters_steps_are_remembered_over_a_restart(folder):
         assert not known.has_reported("other", "enqueued")
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"rest": ["enq'])
+@pytest.mark.parametrize("content", ["", "{", '\n["rest", "enq', "\n3", "\n[1]"])
 def test_a_torn_list_of_reports_costs_nothing_but_repeated_reports(folder, content):
     folder.note_reported("rest", "enqueued")
     (folder.path / "reported.json").write_text(content)

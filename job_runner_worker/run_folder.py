@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from pathlib import Path
 from job_runner_worker.errors import RunFolderError
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.output_file import OutputFile
+from job_runner_worker.private_files import PRIVATE, remove_tree, write_atomically
 
 FORMAT = 1
 """Grows when an older worker could not read a folder any more."""
@@ -26,7 +26,6 @@ NEW_SUFFIX = ".new"
 DONE_SUFFIX = ".done"
 _EXIT_STATUS_BYTES = 4
 _PID_BYTES = 64
-_PRIVATE = 0o600
 _log = logging.getLogger(__name__)
 
 
@@ -168,7 +167,7 @@ class RunFolder:
         for name in ("work", "tmp"):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
-            os.mkfifo(self.bell_path, _PRIVATE)
+            os.mkfifo(self.bell_path, PRIVATE)
 
     def shim(self) -> ProcessId | None:
         """Return the shim that began this run, None if none has.
@@ -268,7 +267,7 @@ class RunFolder:
         lines = "".join(f"\n{json.dumps(step)}" for step in self._unwritten)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         with open(
-            os.open(self.path / "reported.json", flags, _PRIVATE), "wb", buffering=0
+            os.open(self.path / "reported.json", flags, PRIVATE), "wb", buffering=0
         ) as file:
             file.write(lines.encode())
         self._unwritten.clear()
@@ -307,7 +306,7 @@ class RunFolder:
     def _create(self, name: str, content: bytes) -> None:
         # Not written again, but completed: the disk may have been full the first time.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with open(os.open(self.path / name, flags, _PRIVATE), "ab") as file:
+        with open(os.open(self.path / name, flags, PRIVATE), "ab") as file:
             file.write(content[file.tell() :])
 
     def _write(self, name: str, content: bytes) -> None:
@@ -317,33 +316,6 @@ class RunFolder:
 def boot_id() -> str:
     """Return what names this boot of the machine: processes do not outlive it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a private file so that it is there as a whole or not at all."""
-    temporary = f"{path}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    try:
-        with open(os.open(temporary, flags, _PRIVATE), "wb") as file:
-            file.write(content)
-        os.rename(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder, also where a script took its owner's rights away in it."""
-    try:
-        shutil.rmtree(path)
-    except PermissionError:
-        path.chmod(0o700)
-        for folder, _, _ in os.walk(path):
-            for entry in os.scandir(folder):
-                if entry.is_dir(follow_symlinks=False):
-                    os.chmod(entry.path, 0o700)
-        shutil.rmtree(path)
 
 
 def _numbers(content: bytes, count: int) -> list[int] | None:

@@ -17,14 +17,13 @@ import uuid
 from pathlib import Path
 
 from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedError
+from job_runner_worker.private_files import remove_tree, write_atomically
 from job_runner_worker.run_folder import (
     DONE_SUFFIX,
     NEW_SUFFIX,
     Note,
     RunFolder,
     boot_id,
-    remove_tree,
-    write_atomically,
 )
 
 FORMAT = 1

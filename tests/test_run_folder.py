@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from job_runner_worker.errors import RunFolderError
 from job_runner_worker.models import Outcome, Run
+from job_runner_worker.private_files import remove_tree, write_atomically
 from job_runner_worker.run_folder import (
     FORMAT,
     Note,
     ProcessId,
     RunFolder,
-    remove_tree,
-    write_atomically,
 )
 
 RUN = Run(3, "/api/v1/run/3/", "7", "a t\u00eftle", "#!/bin/sh\ntrue\n", "/log/9/")

@@ -1,16 +1,21 @@
 """The command ``job_runner_worker``; the only place that patches."""
 
+import signal
 import sys
-
-from gevent import monkey
 
 
 def main() -> int:
     """Patch the standard library for gevent, then run the command line."""
-    monkey.patch_all()
-    from job_runner_worker import cli
+    # Ctrl-C may come as early as this; nothing has been started that would need more.
+    try:
+        from gevent import monkey
 
-    return cli.main()
+        monkey.patch_all()
+        from job_runner_worker import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -316,3 +316,18 @@ def test_the_example_shows_what_holds_without_it(tmp_path, capsys, monkeypatch):
 
 def test_the_example_has_short_lines():
     assert max(map(len, EXAMPLE.read_text("utf-8").splitlines())) <= 80
+
+
+def test_ctrl_c_before_anything_is_loaded_causes_no_traceback(tmp_path):
+    (tmp_path / "gevent.py").write_text("raise KeyboardInterrupt\n")
+    root = Path(job_runner_worker.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "job_runner_worker"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+    assert (done.returncode, done.stderr) == (130, "")

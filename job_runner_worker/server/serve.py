@@ -101,8 +101,11 @@ def run(arguments: argparse.Namespace) -> int:
     # The database's files, too, are for nobody else.
     os.umask(0o077)
     with folder.locked("server"):
-        _set_up_django(folder, arguments)
-        return _serve(folder, arguments)
+        try:
+            _set_up_django(folder, arguments)
+            return _serve(folder, arguments)
+        finally:
+            _close_database()
 
 
 def folder_of(arguments: argparse.Namespace) -> DataFolder:
@@ -141,6 +144,7 @@ def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
     from job_runner_worker.server import bootstrap
 
     try:
+        _try_postgresql()
         bootstrap.migrate()
         password = bootstrap.first_objects(folder)
     except (Error, ImproperlyConfigured) as error:
@@ -172,6 +176,28 @@ def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
         with contextlib.suppress(FileNotFoundError):
             folder.server_json.unlink()
     return os.EX_OK
+
+
+def _try_postgresql() -> None:
+    """Raise what is wrong at once; a pool tries for ten seconds, and says less."""
+    from django.db import connection
+
+    if connection.vendor == "postgresql":
+        parameters = {"connect_timeout": 10} | connection.get_connection_params()
+        with connection.wrap_database_errors:
+            connection.Database.connect(**parameters).close()
+
+
+def _close_database() -> None:
+    """End the threads of PostgreSQL's pool while there are threads."""
+    from django.conf import settings
+    from django.db import connection
+
+    if not settings.configured:
+        return
+    connection.close()
+    if connection.vendor == "postgresql":
+        connection.close_pool()
 
 
 def _publish_addresses(folder: DataFolder, bind: str, ports: Ports) -> None:

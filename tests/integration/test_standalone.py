@@ -306,3 +306,22 @@ def test_a_server_alone_prints_the_password_and_stops_in_order(tmp_path):
         found.signal(signal.SIGINT)
         assert found.wait() == 0
         assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("postgresql://postgres@127.0.0.1:1/x", "Connection refused"),
+        ("postgresql://postgres@127.0.0.1:1/x?foo=1", "invalid connection option"),
+        ("mysql://127.0.0.1/x", "--database is postgresql://"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line(tmp_path, url, what):
+    pytest.importorskip("psycopg", reason="pip install 'psycopg[binary,pool]'")
+    words = [f"--database={url}"]
+    with Standalone(tmp_path / "data", *words, command="server") as found:
+        assert found.wait() == os.EX_CONFIG
+        found.reader.join(LIMIT_SECONDS)
+
+    assert len(found.lines) == 1
+    assert what in found.lines[0]

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -139,3 +141,16 @@ def test_a_server_for_this_machine_is_not_heard_elsewhere(tmp_path):
         for port in found.ports.values():
             with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port)):
                 pass
+
+
+def test_a_server_that_stops_says_nothing_else(server, database, tmp_path):
+    words = [f"--database={database.url}"] if database.url else []
+    with Standalone(tmp_path / "data", *words, command="server") as second:
+        second.wait_for("Job-Runner server")
+        second.signal(signal.SIGTERM)
+        assert second.wait() == os.EX_OK
+        second.reader.join(LIMIT_SECONDS)
+
+    last_lines = [line.partition(" ")[2].strip() for line in second.lines[-2:]]
+    assert last_lines[0].startswith("server ")
+    assert last_lines[1] == "INFO stopping"

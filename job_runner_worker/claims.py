@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +16,7 @@ from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Kill, Run
 from job_runner_worker.sources.base import Holder, Offer
 
+_ID = re.compile("[0-9]{1,18}")
 _log = logging.getLogger(__name__)
 
 
@@ -95,14 +98,27 @@ class CentralClaims:
         key = quote(self._api_key, safe="")
         offers = []
         for state in ("in_queue", "started"):
-            path: str | None = f"{self._paths.run}?state={state}&worker__api_key={key}"
-            while path:
-                page = self._api.get(path)
-                offers += [
-                    self._offer(found, own_uri, path) for found in _objects(page, path)
-                ]
-                path = page["meta"].get("next")
+            first = f"{self._paths.run}?state={state}&worker__api_key={key}"
+            offers += [
+                self._offer(found, own_uri, path) for path, found in self._list(first)
+            ]
         return offers
+
+    def _list(self, first: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the objects of a list, page after page, with the page's path."""
+        path: str | None = first
+        seen: set[str] = set()
+        while path:
+            page = self._api.get(path)
+            for found in _objects(page, path):
+                yield path, found
+            seen.add(path)
+            following = page["meta"].get("next")
+            if following is not None:
+                following = _uri(page["meta"], "next", path)
+                if following in seen:
+                    raise ApiError(f"GET {path}: the pages of this list have no end")
+            path = following
 
     def hand_back(self, offer: Offer) -> None:
         """Let the server offer a run again."""
@@ -120,7 +136,7 @@ class CentralClaims:
         if kill_request.get("enqueue_dts") is not None:
             return None
         run_id = id_in_uri(_uri(kill_request, "run", path))
-        return int(run_id) if run_id.isdigit() else None
+        return int(run_id) if _ID.fullmatch(run_id) else None
 
     def _offer(self, found: Mapping[str, Any], own_uri: str, path: str) -> Offer:
         run_id = found.get("id")
@@ -158,7 +174,7 @@ def _objects(page: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
 def _uri(found: Mapping[str, Any], field: str, path: str) -> str:
     """A URI of the server's becomes the path of a request: it must be one."""
     uri = found.get(field)
-    if not isinstance(uri, str) or not urlsplit(uri).path.startswith("/"):
-        raise ApiError(f"GET {path}: no URI in `{field}`")
-    parts = urlsplit(uri)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path
+    with contextlib.suppress(ValueError):
+        if isinstance(uri, str) and (parts := urlsplit(uri)).path.startswith("/"):
+            return f"{parts.path}?{parts.query}" if parts.query else parts.path
+    raise ApiError(f"GET {path}: no URI in `{field}`")

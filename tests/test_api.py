@@ -166,6 +166,7 @@ def test_a_redirect_is_not_followed_and_says_where_it_leads(
         ("GET", Answer(200, JSON, b"[1, 2]")),
         ("GET", Answer(200, JSON, b'{"id": 3')),
         ("GET", Answer(200, JSON, b"\xff\xfe")),
+        pytest.param("GET", Answer(200, JSON, b'{"a":' * 100_000), id="deep"),
         ("GET", Answer(202, JSON, b"{}")),
         ("PATCH", Answer(200, {}, b"<html>Log in</html>")),
         ("PATCH", Answer(200)),
@@ -308,15 +309,31 @@ except ApiError as error:
 """
 
 
-def test_a_request_as_a_whole_is_limited_however_slowly_the_answer_drips() -> None:
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (HEAD + b"Content-Length: 100000\r\n\r\n", b" "),
+        (HEAD + b"\r\n", b" "),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (HEAD + b"X: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["length", "no length", "chunks", "header", "continue"],
+)
+def test_a_request_as_a_whole_is_limited_however_slowly_the_answer_drips(
+    begin: bytes, drop: bytes
+) -> None:
     done = threading.Event()
 
     def drip() -> None:
         connection, _ = listener.accept()
         with connection, suppress(OSError):
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            connection.sendall(begin)
             while not done.wait(0.02):
-                connection.sendall(b" ")
+                connection.sendall(drop)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip)

@@ -66,9 +66,9 @@ ONLY_IN = {
         "testing.*",
     ),
     "requests": ("api",),
+    "urllib3": ("api",),
     "psutil": ("executors.*",),
     "gevent.monkey": ("__main__",),
-    "dateutil": ("api", "testing.*"),
     "django": ("server.*",),
 }
 

@@ -36,6 +36,8 @@ SECRET_VARIABLE = "JOB_RUNNER_SECRET"
 CONFIG_PATH_VARIABLE = "CONFIG_PATH"
 PROGRAM = "job_runner_worker"
 TIMEOUT_SECONDS = 15.0
+MAX_ANSWER_BYTES = 512 * 1024 * 1024
+"""A log is as long as the worker's max_log_bytes allows."""
 RETRY_SECONDS = 0.5
 EXIT_INTERRUPTED = 130
 _UNAUTHORIZED = 401
@@ -56,7 +58,13 @@ class PersonClient(ApiClient):
 
     def __init__(self, base_url: str, session_key: str = "") -> None:
         super().__init__(
-            ApiOptions(base_url, api_key="", secret="", timeout_seconds=TIMEOUT_SECONDS)
+            ApiOptions(
+                base_url,
+                api_key="",
+                secret="",
+                timeout_seconds=TIMEOUT_SECONDS,
+                max_answer_bytes=MAX_ANSWER_BYTES,
+            )
         )
         self._base_url = base_url
         self._session_key = session_key
@@ -286,7 +294,13 @@ def _as_worker(path: str) -> Connection:
 
 
 def _signed(url: str, key: str, secret: str) -> Connection:
-    options = ApiOptions(url, key, secret, timeout_seconds=TIMEOUT_SECONDS)
+    options = ApiOptions(
+        url,
+        key,
+        secret,
+        timeout_seconds=TIMEOUT_SECONDS,
+        max_answer_bytes=MAX_ANSWER_BYTES,
+    )
     return Connection(ApiClient(options), url)
 
 

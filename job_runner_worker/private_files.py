@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 
 PRIVATE = 0o600
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""What is read as a whole is at most so long: the script of a run is in it."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -22,6 +26,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def read_file(path: Path) -> bytes:
+    """Return what is in a file. Raises OSError, also where it is no ordinary one.
+
+    Who opens a FIFO waits for its writer; a link leads to somebody else's file.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "no ordinary file", str(path))
+        if status.st_size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, "too large", str(path))
+        return file.read()
 
 
 def remove_tree(path: Path) -> None:

@@ -10,22 +10,35 @@ import contextlib
 import json
 import logging
 import os
+import re
+import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from job_runner_worker import run_note
 from job_runner_worker.errors import RunFolderError
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.output_file import OutputFile
-from job_runner_worker.private_files import PRIVATE, remove_tree, write_atomically
+from job_runner_worker.private_files import (
+    MAX_FILE_BYTES,
+    PRIVATE,
+    read_file,
+    remove_tree,
+    write_atomically,
+)
+from job_runner_worker.run_note import FORMAT as FORMAT
+from job_runner_worker.run_note import Note as Note
 
-FORMAT = 1
-"""Grows when an older worker could not read a folder any more."""
 NEW_SUFFIX = ".new"
 DONE_SUFFIX = ".done"
 _EXIT_STATUS_BYTES = 4
 _PID_BYTES = 64
+_MAX_PID = 2**31 - 1
+_MAX_EXIT_STATUS = 255
+_FILES = ("reported.json", "began", "pid", "exit_status", "output", "script")
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 _log = logging.getLogger(__name__)
 
 
@@ -44,32 +57,6 @@ class ScriptProcess:
     script: ProcessId
     relay_pid: int
     started_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What ``run.json`` says.
-
-    ``run`` is None until the claim is confirmed. ``failure`` is the outcome of a run
-    whose exit status will never be in the folder: its script did not start, or was
-    interrupted. ``kill_leftovers`` is what the shim was told at the start.
-    ``kill_requests`` have been taken and not been executed. Times are ISO 8601.
-    """
-
-    run_id: int
-    source: str
-    boot_id: str
-    claimed_at: str
-    max_log_bytes: int
-    end_mark: str
-    run: Run | None = None
-    cgroup: str = ""
-    kill_leftovers: bool = False
-    kill_requests: tuple[int, ...] = ()
-    kill_reason: str = ""
-    failure: str = ""
-    failed_at: str = ""
-    format: int = FORMAT
 
 
 class RunFolder:
@@ -105,22 +92,15 @@ class RunFolder:
         Raises RunFolderError where it is torn, foreign or from a later version.
         """
         try:
-            raw = json.loads((path / "run.json").read_bytes())
-            if raw["format"] != FORMAT:
-                raise RunFolderError(
-                    f"{path}/run.json has format {raw['format']!r:.20}; "
-                    f"this version reads format {FORMAT}"
-                )
-            raw["run"] = Run(**raw["run"]) if raw["run"] else None
-            raw["kill_requests"] = tuple(raw["kill_requests"])
-            folder = cls(path, Note(**raw))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            folder = cls(path, run_note.decode(read_file(path / "run.json")))
+            folder._check_files()
+            folder._read_reported()
+        except (OSError, ValueError) as error:
             raise RunFolderError(f"{path}/run.json cannot be read: {error}") from error
         if path.name != str(folder.note.run_id):
             raise RunFolderError(
                 f"{path}/run.json is about run {folder.note.run_id}: a copied folder?"
             )
-        folder._read_reported()
         return folder
 
     @property
@@ -179,12 +159,14 @@ class RunFolder:
         if content is None:
             return None
         numbers = _numbers(content, 2)
-        return ProcessId(*numbers) if numbers else ProcessId(0, 0)
+        if not numbers or numbers[0] > _MAX_PID:
+            return ProcessId(0, 0)
+        return ProcessId(*numbers)
 
     def script_process(self) -> ScriptProcess | None:
         """Return the script's process, None if the script has not begun yet."""
         numbers = _numbers(self._read("pid") or b"", 3)
-        if not numbers:
+        if not numbers or max(numbers[0], numbers[2]) > _MAX_PID:
             return None
         pid, start_ticks, relay_pid = numbers
         return ScriptProcess(
@@ -194,7 +176,7 @@ class RunFolder:
     def exit_status(self) -> int | None:
         """Return the script's exit status, None while there is none."""
         numbers = _numbers(self._read("exit_status") or b"", 1)
-        return numbers[0] if numbers else None
+        return numbers[0] if numbers and numbers[0] <= _MAX_EXIT_STATUS else None
 
     def ended_at(self) -> datetime:
         """Return when the shim wrote the exit status."""
@@ -275,12 +257,26 @@ class RunFolder:
     def _read_reported(self) -> None:
         for line in (self._read("reported.json") or b"").splitlines():
             # A torn line costs a repeated report, nothing else.
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 reporter, step = json.loads(line)
                 self._reported.add((str(reporter), str(step)))
 
+    def _check_files(self) -> None:
+        """Refuse a folder in which something stands in the place of a file.
+
+        Who opened a FIFO would wait for ever; a link leads to somebody else's file.
+        """
+        kinds = dict.fromkeys(_FILES, stat.S_ISREG) | {"bell": stat.S_ISFIFO}
+        for name, is_right in kinds.items():
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(self.path / name)
+                if not is_right(status.st_mode):
+                    raise RunFolderError(f"{self.path}/{name} is no file of a worker's")
+                if name != "output" and status.st_size > MAX_FILE_BYTES:
+                    raise RunFolderError(f"{self.path}/{name} is too large")
+
     def _write_note(self) -> None:
-        self._write("run.json", json.dumps(asdict(self.note)).encode())
+        self._write("run.json", run_note.encode(self.note))
 
     @contextlib.contextmanager
     def _tolerance(self, name: str) -> Iterator[None]:
@@ -296,12 +292,16 @@ class RunFolder:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return (self.path / name).read_bytes()
+            return read_file(self.path / name)
         except FileNotFoundError:
             return None
 
     def _modified_at(self, name: str) -> datetime:
-        return datetime.fromtimestamp((self.path / name).stat().st_mtime, UTC)
+        modified = (self.path / name).stat().st_mtime
+        try:
+            return datetime.fromtimestamp(modified, UTC)
+        except (ValueError, OverflowError):
+            return datetime.now(UTC)  # the year 30000 is nobody's clock
 
     def _create(self, name: str, content: bytes) -> None:
         # Not written again, but completed: the disk may have been full the first time.
@@ -321,6 +321,6 @@ def boot_id() -> str:
 def _numbers(content: bytes, count: int) -> list[int] | None:
     """Return the numbers in a line of the shim's, None while it is not written."""
     words = content.split()
-    if len(words) != count or not all(word.isdigit() for word in words):
+    if len(words) != count or not all(_NUMBER.fullmatch(word) for word in words):
         return None
     return [int(word) for word in words]

@@ -17,7 +17,7 @@ import uuid
 from pathlib import Path
 
 from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedError
-from job_runner_worker.private_files import remove_tree, write_atomically
+from job_runner_worker.private_files import read_file, remove_tree, write_atomically
 from job_runner_worker.run_folder import (
     DONE_SUFFIX,
     NEW_SUFFIX,
@@ -109,11 +109,15 @@ class Spool:
     def set_aside(self, path: Path, reason: str) -> None:
         """Keep a folder for the operator, out of the way of the worker."""
         failed = self.path / "failed"
-        failed.mkdir(mode=0o700, exist_ok=True)
         target = failed / path.name
-        while target.exists():
-            target = failed / f"{path.name}.{uuid.uuid4().hex[:8]}"
-        path.rename(target)
+        try:
+            failed.mkdir(mode=0o700, exist_ok=True)
+            while os.path.lexists(target):
+                target = failed / f"{path.name[:200]}.{uuid.uuid4().hex[:8]}"
+            path.rename(target)
+        except OSError as error:
+            _log.error("%s; it stays where it is: %s", reason, error)
+            return
         _log.error(
             "%s; moved to %s: look at it, report its end by hand, then delete it",
             reason,
@@ -143,8 +147,8 @@ class Spool:
     def _check_owner(self) -> None:
         path = self.path / "spool.json"
         owner = None
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            owner = json.loads(path.read_bytes())
+        with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+            owner = json.loads(read_file(path))
         if not isinstance(owner, dict):
             if any(self.path.glob("[0-9]*")):
                 raise SpoolError(

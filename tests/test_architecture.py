@@ -24,7 +24,7 @@ class Layer:
 WORDS = ("errors", "models", "settings")
 PURE = ("protocol", "auth", "backoff", "log_window")
 CONTRACTS = ("*.base", "central_api")
-FOLDER = ("output_file", "private_files", "run_folder")
+FOLDER = ("output_file", "private_files", "run_folder", "run_note")
 CORE = ("perform", "worker", "reports", "live_run", "acceptance", "kills")
 BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
 

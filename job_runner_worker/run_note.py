@@ -1,0 +1,117 @@
+"""What ``run.json`` says, and who may believe it: JSON to a Note and back. No files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from job_runner_worker.models import Run
+
+FORMAT = 1
+"""Grows when an older worker could not read a folder any more."""
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "str": (str,),
+    "bool": (bool,),
+    "str | None": (str, type(None)),
+}
+"""The types of a field, by its annotation. The others are looked at one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What ``run.json`` says.
+
+    ``run`` is None until the claim is confirmed. ``failure`` is the outcome of a run
+    whose exit status will never be in the folder: its script did not start, or was
+    interrupted. ``kill_leftovers`` is what the shim was told at the start.
+    ``kill_requests`` have been taken and not been executed. Times are ISO 8601.
+    """
+
+    run_id: int
+    source: str
+    boot_id: str
+    claimed_at: str
+    max_log_bytes: int
+    end_mark: str
+    run: Run | None = None
+    cgroup: str = ""
+    kill_leftovers: bool = False
+    kill_requests: tuple[int, ...] = ()
+    kill_reason: str = ""
+    failure: str = ""
+    failed_at: str = ""
+    format: int = FORMAT
+
+
+def encode(note: Note) -> bytes:
+    """Return the content of a ``run.json``."""
+    return json.dumps(asdict(note)).encode()
+
+
+def decode(content: bytes) -> Note:
+    """Return what a ``run.json`` says.
+
+    Raises ValueError, which names the field, for what no worker of this format wrote.
+    """
+    try:
+        found = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    if found.get("format") != FORMAT or found["format"] is True:
+        raise ValueError(
+            f"format {found.get('format')!r:.20}; this version reads format {FORMAT}"
+        )
+    requests = found.get("kill_requests", [])
+    if not isinstance(requests, list) or any(
+        type(each) is not int for each in requests
+    ):
+        raise ValueError(f"`kill_requests` is {requests!r:.80}")
+    found["kill_requests"] = tuple(requests)
+    if found.get("run") is not None:
+        found["run"] = _checked(Run, found["run"])
+    note: Note = _checked(Note, found)
+    _check(note)
+    return note
+
+
+def _checked(kind: type[Any], found: object) -> Any:
+    """Return the object in a dict, if its fields are of their types."""
+    if not isinstance(found, dict):
+        raise ValueError(f"a {kind.__name__} is {found!r:.80}")
+    for field in fields(kind):
+        types = _KINDS.get(str(field.type))
+        if types and field.name in found and type(found[field.name]) not in types:
+            raise ValueError(f"`{field.name}` is {found[field.name]!r:.80}")
+    try:
+        return kind(**found)
+    except TypeError as error:
+        raise ValueError(f"its fields are not those of a {kind.__name__}") from error
+
+
+def _check(note: Note) -> None:
+    """Refuse values that are of their types and make no sense."""
+    times = [note.claimed_at, *([note.failed_at] if note.failure else [])]
+    is_right = {
+        "run_id": 0 < note.run_id < 2**63,
+        "run": note.run is None
+        or (note.run.id == note.run_id and note.run.uri.startswith("/")),
+        "max_log_bytes": note.max_log_bytes > 0,
+        "end_mark": note.end_mark.strip() != "" and note.end_mark.isascii(),
+        "cgroup": "\0" not in note.cgroup,
+        "claimed_at or failed_at": all(_is_time(text) for text in times),
+    }
+    for name, right in is_right.items():
+        if not right:
+            raise ValueError(f"`{name}` makes no sense")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False

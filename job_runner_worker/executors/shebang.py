@@ -31,7 +31,10 @@ def command(script: bytes, path: Path, search_path: str | None) -> list[str]:
 
     Raises StartError where that could not be executed: no shebang, no interpreter.
     """
-    first_line = script.split(b"\n", 1)[0].decode("utf-8")
+    try:
+        first_line = script.split(b"\n", 1)[0].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StartError("the script's first line is not UTF-8") from error
     if not first_line.startswith("#!"):
         raise StartError(
             "the script has no shebang: its first line must start with #!, "

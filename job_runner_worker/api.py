@@ -16,6 +16,7 @@ import gevent
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.utils import requote_uri
 
 from job_runner_worker import __version__, auth, backoff
 from job_runner_worker.errors import ApiError
@@ -60,6 +61,19 @@ class ApiOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class _Server:
+    """The way to the API: ``path`` is that of its URL, and is signed.
+
+    ``address`` stands before it in requests to a proxy, and is empty without one.
+    """
+
+    pool: urllib3.HTTPConnectionPool
+    timeout: urllib3.Timeout
+    address: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Answer:
     """What came back; ``found`` is the JSON object in the answer to a GET."""
 
@@ -90,6 +104,7 @@ class ApiClient:
                 options.base_url, {}, True, options.verify, None
             )
         )
+        self._server: _Server | None = None
         self._down_since: float | None = None
 
     def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
@@ -139,15 +154,15 @@ class ApiClient:
         raise AssertionError("the waits have no end")
 
     def _try(self, method: str, path: str, body: bytes | None) -> _Answer:
-        what = f"{method} {path}"
         try:
-            request = self._prepare(method, path, body)
+            target = requote_uri(path)
         except ValueError as error:
-            raise ApiError(f"{what}: no request can be made of it: {error}") from error
+            raise ApiError(f"{method} {path!a}: no path of a request") from error
+        what = f"{method} {path}"
         try:
             seconds = self._options.timeout_seconds
             with gevent.Timeout(seconds, TimeoutError("timed out")):
-                answer = self._exchange(request)
+                answer = self._exchange(method, target, body)
         except _NO_ANSWER as error:
             raise ApiError(f"{what}: no answer: {error}", transient=True) from error
         status = answer.status
@@ -174,75 +189,79 @@ class ApiClient:
             retry_after_seconds=_retry_after(answer.headers.get("Retry-After")),
         )
 
-    def _exchange(self, request: requests.PreparedRequest) -> _Answer:
+    def _exchange(self, method: str, path: str, body: bytes | None) -> _Answer:
         """Send a request and read its answer.
 
-        Without the session: that would read what a redirect answers, however much.
+        Right through requests' pool of connections: what a session and an adapter do
+        for each request is the same every time, and takes as long as the rest of it.
         """
-        response = self._adapter.send(
-            request,
-            timeout=self._options.timeout_seconds,
-            **self._environment,
+        if self._server is None:
+            self._server = self._find_server()
+        target = self._server.path + path
+        identity = self.identify(method, target, body or b"")
+        response = self._server.pool.urlopen(
+            method,
+            self._server.address + target,
+            body=body,
+            headers=_HEADERS | identity,
+            timeout=self._server.timeout,
+            redirect=False,
+            retries=False,
+            assert_same_host=False,
+            preload_content=False,
         )
         try:
-            status = response.status_code
-            body = self._read(response, is_needed=status < 300)
+            status = response.status
+            content = self._read(response, is_needed=status < 300)
         finally:
             response.close()
-        is_found = request.method == "GET" and status == _DONE["GET"]
-        found = _object_in(body) if is_found else None
-        return _Answer(status, response.headers, body, found)
+            response.release_conn()
+        is_found = method == "GET" and status == _DONE["GET"]
+        found = _object_in(content) if is_found else None
+        return _Answer(status, response.headers, content, found)
 
-    def _read(self, response: requests.Response, *, is_needed: bool) -> bytes:
+    def _find_server(self) -> _Server:
+        """Ask requests for the way there: proxy, authorities, what the URL is."""
+        request = requests.PreparedRequest()
+        request.prepare_method("GET")
+        request.prepare_url(self._options.base_url.rstrip("/") + "/", None)
+        way = self._environment
+        pool: Any = self._adapter.get_connection_with_tls_context(
+            request, way["verify"], way["proxies"], way["cert"]
+        )
+        seen_by_pool = self._adapter.request_url(request, way["proxies"])
+        return _Server(
+            pool,
+            urllib3.Timeout(self._options.timeout_seconds),
+            address=seen_by_pool.removesuffix(request.path_url),
+            path=request.path_url.rstrip("/"),
+        )
+
+    def _read(self, response: urllib3.BaseHTTPResponse, *, is_needed: bool) -> bytes:
         """Return the body as it was sent; the beginning will do for an error's."""
         limit = self._options.max_answer_bytes if is_needed else _CHUNK_BYTES
-        body: bytes = response.raw.read(_CHUNK_BYTES, decode_content=False)
+        body: bytes = response.read(_CHUNK_BYTES, decode_content=False)
         if len(body) < _CHUNK_BYTES:
             return body
         chunks = [body]
         left = limit - len(body)
         while chunks[-1] and left >= 0:
-            chunks.append(response.raw.read(_CHUNK_BYTES, decode_content=False))
+            chunks.append(response.read(_CHUNK_BYTES, decode_content=False))
             left -= len(chunks[-1])
         if left < 0 and is_needed:
             raise OSError(f"longer than the {limit} bytes that are read of one")
         return b"".join(chunks)
 
-    def _prepare(
-        self, method: str, path: str, body: bytes | None
-    ) -> requests.PreparedRequest:
-        """Return a signed request.
-
-        Made by hand: what a session merges into each one is the same every time, and
-        costs a quarter of the request. Being signed already, it is none of .netrc's.
-        """
-        options = self._options
-        request = requests.PreparedRequest()
-        request.prepare_method(method)
-        request.prepare_url(options.base_url.rstrip("/") + path, None)
-        request.prepare_headers(_HEADERS)
-        request.prepare_cookies({})
-        request.prepare_body(body, None)
-        self.identify(request)
-        return request
-
-    def identify(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Say in a request's headers who sends it; it is complete otherwise."""
-        body = request.body or b""
-        assert isinstance(body, bytes)
+    def identify(self, method: str, target: str, body: bytes) -> dict[str, Any]:
+        """Return the headers that say who sends a request."""
         header = auth.authorization(
-            self._options.api_key,
-            self._options.secret,
-            request.method or "",
-            request.path_url,
-            body,
+            self._options.api_key, self._options.secret, method, target, body
         )
         # Bytes: a key may hold more than the Latin-1 that http.client would take.
-        request.headers["Authorization"] = header.encode("utf-8")  # type: ignore[assignment]
-        return request
+        return {"Authorization": header.encode("utf-8")}
 
     def _note_outage(self, error: ApiError) -> None:
-        if error.status is None and self._down_since is None:
+        if error.transient and error.status is None and self._down_since is None:
             self._down_since = time.monotonic()
             _log.warning("API does not answer, trying until it does: %s", error)
 

@@ -76,13 +76,15 @@ class PersonClient(ApiClient):
         """Begin a session, as the login page does. Raises ClientError, ApiError."""
         answer = self._session.post(
             self._base_url + LOGIN,
-            auth=self.identify,
             data={
                 "username": user,
                 "password": password,
                 "csrfmiddlewaretoken": self._csrf_token,
             },
-            headers={"Content-Type": "application/x-www-form-urlencoded"},
+            headers={
+                "Content-Type": "application/x-www-form-urlencoded",
+                **self.identify("POST", LOGIN, b""),
+            },
             timeout=TIMEOUT_SECONDS,
             allow_redirects=False,
         )
@@ -93,14 +95,16 @@ class PersonClient(ApiClient):
                 os.EX_NOPERM,
             )
 
-    def identify(self, request: Any) -> Any:
+    def identify(self, method: str, target: str, body: bytes) -> dict[str, Any]:
         """Send the session's cookie instead of a signature."""
-        request.headers["Cookie"] = f"csrftoken={self._csrf_token}" + (
-            f"; sessionid={self._session_key}" if self._session_key else ""
-        )
-        request.headers["X-CSRFToken"] = self._csrf_token
-        request.headers["Referer"] = self._base_url + "/"
-        return request
+        cookie = f"csrftoken={self._csrf_token}"
+        if self._session_key:
+            cookie += f"; sessionid={self._session_key}"
+        return {
+            "Cookie": cookie,
+            "X-CSRFToken": self._csrf_token,
+            "Referer": self._base_url + "/",
+        }
 
 
 class Connection:

@@ -1,7 +1,8 @@
 """A spool that is full, cannot be written any more, or is gone: while scripts run.
 
-FAULT_OUTPUT_MEGABYTES (default 100; `make faults` sets 1000) is how much the script
-prints whose output must not fill the disk.
+FAULT_OUTPUT_MEGABYTES (default 400; `make faults` sets 1000) is how much the script
+prints whose output must not fill the disk. A worker that looked once a second would let
+400 MB pass at once; the limit leaves room for a machine that is busy with other tests.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import NO_MOUNT, fill_disk, mounted
 from scene import (
@@ -29,8 +31,10 @@ from scene import (
 
 from job_runner_worker.testing import StandInServer
 
-OUTPUT_MEGABYTES = int(os.environ.get("FAULT_OUTPUT_MEGABYTES", "100"))
+OUTPUT_MEGABYTES = int(os.environ.get("FAULT_OUTPUT_MEGABYTES", "400"))
 MEGABYTE = 1024 * 1024
+MOST_DISK_BYTES = 150 * MEGABYTE
+MOST_RSS_BYTES = 16 * MEGABYTE
 
 
 @pytest.fixture
@@ -176,6 +180,39 @@ def test_a_run_whose_spool_is_removed_keeps_its_status_and_can_be_killed(
         server.enqueue(lost)
         assert scene.end_of(lost)["return_success"] is True
         assert [line for line in scene.worker.lines if "Traceback" in line] == []
+
+
+def test_what_a_script_prints_after_a_silence_takes_little_disk_and_memory(
+    server: StandInServer, tmp_path: Path
+) -> None:
+    with Gate(tmp_path) as gate, working(server, tmp_path) as scene:
+        run_id = scene.start(
+            f"#!/bin/sh\necho first\n{gate.wait}\n"
+            f"yes 0123456789 | head -c {OUTPUT_MEGABYTES}000000\n"
+        )
+        server.api.wait_for(
+            lambda: server.api.log(run_id) == "first\n", "the log", LIMIT_SECONDS
+        )
+        worker = psutil.Process(scene.worker.pid)
+        rss_before = worker.memory_info().rss
+        output = tmp_path / "spool" / str(run_id) / "output"
+        most_disk = most_rss = 0
+
+        def has_ended() -> bool:
+            nonlocal most_disk, most_rss
+            with suppress(FileNotFoundError):
+                most_disk = max(most_disk, output.stat().st_blocks * 512)
+            most_rss = max(most_rss, worker.memory_info().rss)
+            return server.api.run(run_id)["return_dts"] is not None
+
+        gate.open()
+        wait_until(has_ended, "the end")
+        print(f"at most {most_disk} bytes of disk, {most_rss - rss_before} of memory")
+        assert 0 < most_disk < MOST_DISK_BYTES
+        assert most_rss - rss_before < MOST_RSS_BYTES
+        log = server.api.log(run_id)
+        assert log is not None
+        assert log.startswith("first\n0123456789\n")
 
 
 def _assert_incomplete(scene: Scene, run_id: int) -> None:

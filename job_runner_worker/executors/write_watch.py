@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 
 _IN_MODIFY = 0x00000002
+_IN_Q_OVERFLOW = 0x00004000
 _IN_IGNORED = 0x00008000
 _IN_ONESHOT = 0x80000000
 _EVENT = struct.Struct("iIII")
@@ -79,6 +80,12 @@ class WriteWatch:
                 start += _EVENT.size + name_bytes
                 # Also where the file is gone: that is no write, but the end of waiting.
                 if mask & (_IN_MODIFY | _IN_IGNORED):
-                    call = self._calls.pop(number, None)
-                    if call is not None:
-                        call()
+                    self._tell(number)
+                elif mask & _IN_Q_OVERFLOW:
+                    for each in tuple(self._calls):
+                        self._tell(each)
+
+    def _tell(self, number: int) -> None:
+        call = self._calls.pop(number, None)
+        if call is not None:
+            call()

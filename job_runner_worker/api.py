@@ -147,7 +147,7 @@ class ApiClient:
                 self._note_outage(error)
                 if not (patient and error.transient):
                     raise
-                self._sleep(max(wait_seconds, error.retry_after_seconds or 0.0))
+                self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
             else:
                 self._note_recovery()
                 return answer

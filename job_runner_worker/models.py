@@ -61,11 +61,13 @@ class Outcome:
     ``exit_status`` is what a shell would call ``$?`` (128 + N after signal N), or
     None where the script never started or its status was lost. ``reason`` says why
     a run ended where it was not the script's own doing, and is empty otherwise.
+    ``remark`` is what readers of the log must know, whether the run failed or not.
     """
 
     exit_status: int | None
     reason: str
     returned_at: datetime
+    remark: str = ""
 
     @property
     def success(self) -> bool:

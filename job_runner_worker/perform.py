@@ -35,6 +35,8 @@ def perform(live: LiveRun, reports: Reports, log_flush_seconds: float) -> Outcom
         outcome = ended
     live.end()
     _log.info("run %d: %s", run.id, describe(outcome))
+    if outcome.remark:
+        _log.warning("run %d: %s", run.id, outcome.remark)
     reports.finished(outcome)
     return outcome
 

@@ -64,13 +64,13 @@ class Reports:
         self._tell("finished", lambda to: to.finished(run, outcome))
 
     def _final_log(self, outcome: Outcome) -> str:
-        """Return the output and, where it was not the script's own doing, the why."""
+        """Return the output, what it lacks, and why it was not the script's own end."""
         content = self._folder.log(final=True)
-        if not outcome.reason:
-            return content
-        if content and not content.endswith("\n"):
-            content += "\n"
-        return f"{content}[job_runner_worker] {outcome.reason}\n"
+        for line in filter(None, (outcome.remark, outcome.reason)):
+            if content and not content.endswith("\n"):
+                content += "\n"
+            content += f"[job_runner_worker] {line}\n"
+        return content
 
     def _tell(self, step: str, call: Callable[[Reporter], None]) -> None:
         for reporter in self._reporters:

@@ -13,10 +13,10 @@ from pathlib import Path
 import gevent
 from gevent.event import AsyncResult
 from gevent.lock import RLock
-from gevent.socket import wait_read
 
 from job_runner_worker.errors import StartError
 from job_runner_worker.executors import cgroup, shebang
+from job_runner_worker.executors.bell import Bell
 from job_runner_worker.executors.output_keeper import OutputKeeper
 from job_runner_worker.executors.process_tree import (
     ProcessTree,
@@ -30,6 +30,10 @@ from job_runner_worker.run_folder import RunFolder, ScriptProcess, boot_id
 SHELL = "/bin/sh"
 SHIM = Path(__file__).with_name("shim.sh")
 SHIM_LOST = "the run's shim was killed, so nobody knows how the script would have ended"
+OUTPUT_INCOMPLETE = (
+    "what the script printed last may be missing: the output could not be written to "
+    "the end, is the disk of spool_path full, or was the run folder removed?"
+)
 _RELAY_PATIENCE_SECONDS = 2.0
 """How long the output may stand still before a missing end mark is given up."""
 _RELAY_PAUSE_SECONDS = 0.02
@@ -167,15 +171,15 @@ class LocalExecution:
         self._folder = folder
         self._options = options
         self._process: ScriptProcess | None = None
+        # Kept from its beginning on: the folder may be gone by the end.
+        self._shim = folder.shim()
         self._kill_lock = RLock()
         self._kill_reason = ""
         self._attached = attached
         self._outcome: AsyncResult[Outcome] = AsyncResult()
         self._watcher: gevent.Greenlet[..., None] | None = None
         # Opened before the shim is looked at: what it says from now on is heard.
-        self._bell: int | None = os.open(
-            folder.bell_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        )
+        self._bell = Bell(folder.bell_path)
 
     @property
     def native_id(self) -> int | None:
@@ -195,7 +199,8 @@ class LocalExecution:
         while (process := self._folder.script_process()) is None and self._listen():
             pass
         self._process = process or self._folder.script_process()
-        if self._folder.shim() is None:
+        self._shim = self._shim or self._folder.shim()
+        if self._shim is None:
             raise StartError(
                 "the script's shim could not begin: is the spool writable, and is "
                 f"there a {SHELL}?",
@@ -214,7 +219,7 @@ class LocalExecution:
     def kill(self, reason: str) -> None:
         """End the whole tree. See executors.base.Execution."""
         with self._kill_lock:
-            if self._folder.exit_status() is not None or self._outcome.ready():
+            if self._exit_status() is not None or self._outcome.ready():
                 return
             earlier_reason = self._kill_reason
             self._kill_reason = earlier_reason or reason
@@ -229,14 +234,12 @@ class LocalExecution:
         """Stop watching; the script goes on."""
         if self._watcher is not None:
             self._watcher.kill()
-        if self._bell is not None:
-            os.close(self._bell)
-            self._bell = None
+        self._bell.close()
 
     def _watch(self, on_end: Callable[[LocalExecution], None]) -> None:
-        while self._folder.exit_status() is None and self._listen():
+        while self._exit_status() is None and self._listen():
             pass
-        exit_status = self._folder.exit_status()
+        exit_status = self._exit_status()
         outcome = self._lost() if exit_status is None else self._ended(exit_status)
         on_end(self)
         self._outcome.set(outcome)
@@ -266,7 +269,8 @@ class LocalExecution:
         reason = self._kill_reason
         if self._attached and exit_status:
             reason = reason or self._folder.note.kill_reason
-        return Outcome(exit_status, reason, self._folder.ended_at())
+        remark = "" if self._folder.has_end_mark() else OUTPUT_INCOMPLETE
+        return Outcome(exit_status, reason, self._ended_at(), remark)
 
     def _end_leftovers(self) -> None:
         """End what the script has left; return when the shim is gone, too.
@@ -285,9 +289,8 @@ class LocalExecution:
 
         The relay reads on as it does on a full disk, so that no child dies of it.
         """
-        shim = self._folder.shim()
-        if self._process and shim and self._folder.has_end_mark():
-            forbid_file_growth(self._process.relay_pid, shim)
+        if self._process and self._shim and self._folder.has_end_mark():
+            forbid_file_growth(self._process.relay_pid, self._shim)
 
     def _lost(self) -> Outcome:
         """Nobody is left to write the exit status: end what is left of the run."""
@@ -301,13 +304,12 @@ class LocalExecution:
 
     def tree(self) -> ProcessTree:
         """Return all processes of this run but its shim and relay."""
-        shim = self._folder.shim()
-        assert shim is not None
+        assert self._shim is not None
         relay_pid = self._process.relay_pid if self._process else 0
         own_cgroup = self._folder.note.cgroup
         mark = f"JOB_RUNNER_RUN_ID={self._folder.note.run_id}\0"
         return ProcessTree(
-            shim,
+            self._shim,
             relay_pid,
             Path(own_cgroup) if own_cgroup else None,
             mark.encode() if self._attached else b"",
@@ -329,19 +331,20 @@ class LocalExecution:
     def _listen(self, timeout_seconds: float | None = None) -> bool:
         """Wait for the bell; return False once the shim is gone and will ring no more.
 
-        Any process that has the FIFO open keeps it alive: the kernel tells when the
-        last is gone. A shim that was gone before the bell was opened is asked for.
+        A shim that was gone before the bell was opened is asked for.
         """
-        if self._bell is None:
+        if self._attached and not (self._shim and is_alive(self._shim)):
             return False
-        if self._attached:
-            shim = self._folder.shim()
-            if shim is None or not is_alive(shim):
-                return False
-        with contextlib.suppress(TimeoutError):
-            wait_read(self._bell, timeout_seconds, TimeoutError())
-            try:
-                return os.read(self._bell, 4096) != b""
-            except BlockingIOError:
-                return True
-        return True
+        return self._bell.listen(timeout_seconds)
+
+    def _exit_status(self) -> int | None:
+        """Return the script's exit status, None while there is none."""
+        with contextlib.suppress(OSError):
+            if (exit_status := self._folder.exit_status()) is not None:
+                return exit_status
+        return self._bell.exit_status
+
+    def _ended_at(self) -> datetime:
+        with contextlib.suppress(OSError):
+            return self._folder.ended_at()
+        return datetime.now(UTC)

@@ -9,44 +9,57 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 
+from job_runner_worker.executors.write_watch import WriteWatch
 from job_runner_worker.output_file import OutputFile
 
 _PUNCH_EVERY_BYTES = 2 * 1024 * 1024
-_SHORTEST_PAUSE_SECONDS = 0.004
-_LONGEST_PAUSE_SECONDS = 1.0
+_SHORTEST_PAUSE_SECONDS = 0.002
+_LEAST_PAUSE_SECONDS = 0.002
+"""Added to every pause: many outputs together are not looked at more often."""
+_LONGEST_PAUSE_SECONDS = 0.016
+"""While an output grows: a script that prints little may print a lot at once."""
+_BLIND_PAUSE_SECONDS = 1.0
+"""Where nobody tells of the next write."""
 _log = logging.getLogger(__name__)
 
 
 class OutputKeeper:
-    """One adaptive timer for all outputs; none while there are none."""
+    """Looks at outputs while they grow; is told of the first write after a silence."""
 
     def __init__(self) -> None:
         self._outputs: dict[OutputFile, _Growth] = {}
         self._has_new = Event()
+        self._watch = WriteWatch()
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def watch(self, output: OutputFile, is_growing: Callable[[], bool]) -> None:
         """Keep an output small while ``is_growing``: what ends it is not punched."""
-        self._outputs[output] = _Growth(output, is_growing)
-        self._has_new.set()
         if self._greenlet is None:
+            self._watch.open()
             self._greenlet = gevent.spawn(self._run)
+        self._outputs[output] = _Growth(
+            output, is_growing, self._watch, self._has_new.set
+        )
+        self._has_new.set()
 
     def forget(self, output: OutputFile) -> None:
         """Leave an output as it is from now on."""
-        self._outputs.pop(output, None)
+        growth = self._outputs.pop(output, None)
+        if growth is not None:
+            growth.forget()
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Look no more."""
         if self._greenlet is not None:
             self._greenlet.kill()
+        self._watch.close()
 
     def _run(self) -> None:
-        """Look as often as the fastest output needs it."""
+        """Look as often as the fastest output needs it; not at all at quiet ones."""
         while True:
             self._has_new.clear()
             try:
-                pauses = [growth.look() for growth in self._outputs.values()]
+                pauses = [growth.look() for growth in list(self._outputs.values())]
             except OSError as error:
                 _log.warning(
                     "outputs cannot be kept small on the file system of the spool: %s; "
@@ -54,31 +67,62 @@ class OutputKeeper:
                     error.strerror,
                 )
                 return
-            self._has_new.wait(min(pauses, default=None))
+            awaited = [pause for pause in pauses if pause is not None]
+            self._has_new.wait(min(awaited, default=None))
+            gevent.sleep(_LEAST_PAUSE_SECONDS)
 
 
 class _Growth:
     """How fast an output grows, and so how soon it is looked at again."""
 
-    def __init__(self, output: OutputFile, is_growing: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        output: OutputFile,
+        is_growing: Callable[[], bool],
+        watch: WriteWatch,
+        wake: Callable[[], None],
+    ) -> None:
         self._output = output
         self._is_growing = is_growing
-        self._size = 0
+        self._watch = watch
+        self._wake = wake
+        self._armed: int | None = None
+        self._size = -1
         self._looked_at = time.monotonic()
-        self._pause = _SHORTEST_PAUSE_SECONDS / 2
 
-    def look(self) -> float:
+    def look(self) -> float | None:
         """Punch if there is more; return the pause until the next look, in seconds.
 
-        Raises OSError where the file system cannot do that.
+        None where nothing is to be done before somebody writes. Raises OSError where
+        the file system cannot do that.
         """
+        if self._armed is not None:
+            return None
         size = self._output.size()
-        if size > self._size and self._is_growing():
+        if size == self._size:
+            self._armed = self._watch.arm(self._output.path, self._written)
+            if self._armed is None:
+                return _BLIND_PAUSE_SECONDS
+            # What was written before the watch was set is told by nobody.
+            size = self._output.size()
+            if size == self._size:
+                return None
+            self.forget()
+        elif size > self._size and self._is_growing():
             self._output.punch(size)
         now = time.monotonic()
         rate = (size - self._size) / max(now - self._looked_at, 1e-6)
-        longest = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
-        wanted = _PUNCH_EVERY_BYTES / rate if rate > 0 else longest
-        self._pause = max(_SHORTEST_PAUSE_SECONDS, min(wanted, longest))
         self._size, self._looked_at = size, now
-        return self._pause
+        wanted = _PUNCH_EVERY_BYTES / rate if rate > 0 else _LONGEST_PAUSE_SECONDS
+        return max(_SHORTEST_PAUSE_SECONDS, min(wanted, _LONGEST_PAUSE_SECONDS))
+
+    def forget(self) -> None:
+        """Wait for no write."""
+        if self._armed is not None:
+            self._watch.disarm(self._armed)
+            self._armed = None
+
+    def _written(self) -> None:
+        self._armed = None
+        self._looked_at = time.monotonic()
+        self._wake()

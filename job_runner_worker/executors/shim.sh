@@ -55,7 +55,8 @@ shim() {
     printf '\036%s\n' "$end_mark" >&5
     exec 5>&-
     echo "$exit_status" 1<>exit_status
-    echo ended >&3
+    # Aloud, too: the folder may have been removed.
+    echo "ended $exit_status" >&3
     # The worker ends what is left of the tree, then continues this process.
     [ "$leftovers" = leave ] || kill -STOP $$
     wait

@@ -71,7 +71,7 @@ class RestReporter(Reporter):
             except ApiError as error:
                 if not error.transient or not final:
                     raise
-                self._sleep(max(wait_seconds, error.retry_after_seconds or 0.0))
+                self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
         return None
 
     def finished(self, run: Run, outcome: Outcome) -> None:
@@ -86,7 +86,7 @@ class RestReporter(Reporter):
         slow = backoff.waits(backoff.MAX_BOUND_SECONDS, SLOW_BOUND_SECONDS)
         while (refusal := self._finish(run, fields)) is not None:
             waits = slow if refusal.status == _UNAUTHORIZED else quick
-            self._sleep(max(next(waits), refusal.retry_after_seconds or 0.0))
+            self._sleep(next(waits) + (refusal.retry_after_seconds or 0.0))
         self._log_uris.pop(run.id, None)
         self._unsure_of_log.discard(run.id)
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Any
 from urllib.parse import urlsplit
@@ -193,7 +193,7 @@ class FakeApi(ServerState):
                     asked.method,
                     asked.target,
                     _parsed(asked.body),
-                    answer.status or None,
+                    None if answer.is_cut else answer.status or None,
                     carried_out,
                     self._run_id_of(asked),
                     time.monotonic(),
@@ -215,6 +215,8 @@ class FakeApi(ServerState):
             return instead, False
         answer = self._rest.answer(asked)
         carried_out = answer.status < 300
+        if kind == "truncate":
+            return replace(answer, is_cut=True), carried_out
         return (answer if kind == "delay" else instead), carried_out
 
     def _run_id_of(self, asked: Asked) -> int | None:
@@ -250,7 +252,7 @@ def _parsed(body: bytes) -> Any:
 def _error_in(asked: Asked, answer: Answer) -> ApiError | None:
     """Return what ApiClient would raise, None where the request was carried out."""
     name = f"{asked.method} {asked.target}"
-    if answer.is_lost:
+    if answer.is_lost or answer.is_cut:
         return ApiError(f"{name}: no answer", transient=True)
     if 200 <= answer.status < 300:
         if asked.method != "GET" or answer.headers.get("content-type") == JSON_TYPE:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-FaultKind = Literal["drop", "lose_answer", "delay", "status", "status_after", "garbage"]
+FaultKind = Literal[
+    "drop", "lose_answer", "truncate", "delay", "status", "status_after", "garbage"
+]
 
 
 @dataclass(slots=True)
@@ -19,6 +21,7 @@ class Fault:
     =============  ========================================  =====================
     drop           no answer: the connection closes          no
     lose_answer    no answer: the connection closes          yes
+    truncate       half of the answer                        yes
     delay          the answer, ``seconds`` later             yes, after the delay
     status         ``status``, ``body`` and ``headers``      no
     status_after   ``status``, ``body`` and ``headers``      yes

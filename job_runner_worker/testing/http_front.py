@@ -112,8 +112,12 @@ class HttpFront:
             and headers.get("connection", "").lower() != "close"
             and "transfer-encoding" not in headers
         )
-        connection.sendall(self._encode(answer, stays))
-        return stays
+        encoded = self._encode(answer, stays)
+        if answer.is_cut:
+            # Within the body; where there is none, within the first line.
+            encoded = encoded[: -(len(answer.body) // 2)] if answer.body else b"HTTP/1"
+        connection.sendall(encoded)
+        return stays and not answer.is_cut
 
     def _encode(self, answer: Answer, stays: bool) -> bytes:
         # One write: two of them cost 40 ms with Nagle and delayed acknowledgements.

@@ -48,6 +48,8 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    is_cut: bool = False
+    """Whether the connection closes in the middle of it."""
 
     @property
     def is_lost(self) -> bool:

@@ -204,8 +204,8 @@ def test_attaching_leaves_no_descriptor_open(left, attach):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         assert attach(script.folder).end().exit_status == 3
-    # An executor that is open has its helper.
-    assert len(os.listdir("/proc/self/fd")) <= before + 3
+    # An executor that is open has its helper, and a watch for outputs.
+    assert len(os.listdir("/proc/self/fd")) <= before + 6
 
 
 def test_a_start_in_a_folder_that_cannot_be_written_is_a_start_failure(local):

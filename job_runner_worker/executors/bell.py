@@ -1,0 +1,55 @@
+"""The FIFO on which a shim says that something happened, as the worker hears it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from gevent.socket import wait_read
+
+_ENDED = b"ended"
+
+
+class Bell:
+    """Open from the start: what the shim says from now on is heard.
+
+    Lines: ``started``; ``ended``, with the exit status: its file may have no place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError where there is no such FIFO."""
+        self.exit_status: int | None = None
+        """The script's exit status, None while it has not been heard."""
+        self._descriptor: int | None = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+
+    def listen(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until it rings or the time is over; return False if it never will.
+
+        Any process that has the FIFO open keeps it alive: the kernel tells when the
+        last is gone.
+        """
+        if self._descriptor is None:
+            return False
+        with contextlib.suppress(TimeoutError):
+            wait_read(self._descriptor, timeout_seconds, TimeoutError())
+            try:
+                heard = os.read(self._descriptor, 4096)
+            except BlockingIOError:
+                return True
+            self._note_exit_status(heard)
+            return heard != b""
+        return True
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _note_exit_status(self, heard: bytes) -> None:
+        *_, before, last = (b"", b"", *heard.split())
+        if before == _ENDED and last.isdigit():
+            self.exit_status = int(last)

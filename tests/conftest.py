@@ -37,6 +37,7 @@ NO_MOUNT = (
 TESTS = Path(__file__).parent
 REAL_THINGS = (
     "executors",
+    "faults",
     "integration",
     "server",
     "testing",

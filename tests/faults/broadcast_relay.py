@@ -84,9 +84,7 @@ class BroadcastRelay:
         bound = workers.getsockopt_string(zmq.LAST_ENDPOINT)
         self.port = int(bound.rpartition(":")[2])
 
-    def _pass_on(
-        self, workers: zmq.Socket[bytes], server: zmq.Socket[bytes]
-    ) -> None:
+    def _pass_on(self, workers: zmq.Socket[bytes], server: zmq.Socket[bytes]) -> None:
         poller = zmq.Poller()
         poller.register(workers, zmq.POLLIN)
         poller.register(server, zmq.POLLIN)

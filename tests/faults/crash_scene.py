@@ -288,7 +288,9 @@ def wrong_runs(
     wrong = []
     for run_id, kind in kinds.items():
         if run_id not in ended:
-            wrong.append(("lost", run_id, f"has not ended; the ledger: {marks[run_id]}"))
+            wrong.append(
+                ("lost", run_id, f"has not ended; the ledger: {marks[run_id]}")
+            )
             continue
         for heading, words in ended[run_id].complaints(kind, marks[run_id]):
             wrong.append((heading, run_id, f"{kind.name}: {words}"))
@@ -335,16 +337,22 @@ def table(figures: Mapping[str, object]) -> str:
 def fail_with(
     what: str, wrong: Sequence[tuple[str, int, str]], evidence: Mapping[int, list[str]]
 ) -> None:
-    """Fail with what is wrong and, of the first runs, everything that is known."""
-    lines = [what, *(f"run {run_id}: {head}: {why}" for head, run_id, why in wrong[:20])]
-    for run_id, known in list(evidence.items())[:3]:
-        lines += [f"--- run {run_id}", *known]
+    """Fail with what is wrong and everything that is known of the first runs.
+
+    What is no run's stands under the number 0.
+    """
+    lines = [what]
+    lines += [f"run {run_id}: {head}: {why}" for head, run_id, why in wrong[:20]]
+    for run_id, known in [*evidence.items()][:3]:
+        lines += [f"--- run {run_id}", *known[-200:]]
     pytest.fail("\n".join(lines), pytrace=False)
 
 
 def count_headings(wrong: Sequence[tuple[str, int, str]]) -> dict[str, int]:
     counts = Counter(heading for heading, _, _ in wrong)
-    return {name: counts[name] for name in ("lost", "doubled", "wrong log", "wrong status")}
+    return {
+        name: counts[name] for name in ("lost", "doubled", "wrong log", "wrong status")
+    }
 
 
 def _number(uri: str) -> int:

@@ -144,7 +144,7 @@ KINDS = [
     ),
     Kind(
         "says more than is kept",
-        f"seq -f \"$id €€ %.0f\" 1 {LONG_LINES}",
+        f'seq -f "$id €€ %.0f" 1 {LONG_LINES}',
         _long,
     ),
     Kind(

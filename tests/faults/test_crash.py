@@ -161,7 +161,9 @@ def test_whatever_is_killed_or_lost_each_run_runs_once_and_is_reported_as_it_was
             "server kills": server.lives - 1,
             "broadcaster restarts": relay.restarts,
             "orders repeated": relay.repeats,
-            **{f"requests: {name}": proxy.counts[name] for name in sorted(proxy.counts)},
+            **{
+                f"requests: {name}": proxy.counts[name] for name in sorted(proxy.counts)
+            },
             **count_headings(wrong),
             "leftovers": len(left),
             "wall seconds": round(time.monotonic() - began),
@@ -173,6 +175,7 @@ def test_whatever_is_killed_or_lost_each_run_runs_once_and_is_reported_as_it_was
                 run_id: [*workers.lines_about(run_id), *proxy.lines_about(run_id)]
                 for _, run_id, _ in wrong
             }
+            evidence[0] = [line for line in workers.lines if " ERROR " in line]
             fail_with(f"{what}; left over: {left}", wrong, evidence)
         assert len(ended) == len(ordeal.kinds) == runs
 
@@ -184,7 +187,8 @@ def _settle(server: Server, workers: Workers) -> list[object]:
 
     def is_idle() -> bool:
         names = {path.name for path in workers.spool_path.iterdir()}
-        return names <= {"lock", "spool.json"} and not server.kills_under_way()
+        is_quiet = names <= {"lock", "spool.json", "failed"}
+        return is_quiet and not server.kills_under_way()
 
     try:
         eventually(is_idle, "the worker is through with everything", END_SECONDS)
@@ -199,6 +203,7 @@ def _stop(workers: Workers) -> list[str]:
     worker = workers.current
     assert worker is not None
     left = [f"open in the worker: {path}" for path in open_run_files(worker)]
+    worker.wait_for_line(r"\d slots", END_SECONDS)
     worker.terminate()
     status = worker.wait(END_SECONDS)
     workers.leave()

@@ -212,7 +212,9 @@ def test_a_claim_that_never_arrived_leaves_nothing_when_another_has_the_run(
     spool.create(run_id, "broadcast", CLAIMED_AT, 819200)
     spool.close()
     # As a server of ours ends a run that is killed before anybody claims it.
-    holder = {"return_dts": CLAIMED_AT} if ended else {"worker": api.worker_uri("other")}
+    holder = (
+        {"return_dts": CLAIMED_AT} if ended else {"worker": api.worker_uri("other")}
+    )
     api.change_run(run_id, enqueue_dts=CLAIMED_AT, **holder)
     with working(server, tmp_path) as scene:
         scene.wait_until_gone(run_id)

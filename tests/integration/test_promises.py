@@ -163,7 +163,7 @@ def test_a_folder_of_a_later_format_is_set_aside_and_harms_nobody(
         content = json.loads(note.read_text())
         note.write_text(json.dumps({**content, "format": content["format"] + 1}))
         with working(server, tmp_path) as scene:
-            scene.wait_for_line(f"ERROR .*/{later}/run.json has format.*moved to")
+            scene.wait_for_line(f"ERROR .*/{later}/run.json .*format .*moved to")
             gate.open(2)
             assert scene.end_of(same)["return_success"] is True
             # Nobody knows here how it ends; but it does.

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo run test units bench lint clean
+.PHONY: demo run test units faults bench lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
@@ -20,6 +20,11 @@ test: $(INSTALLED)
 # Everything that needs neither sockets nor processes: seconds, while you work.
 units: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not integration"
+
+# What `make test` does in short: FAULT_RUNS runs, and a death at every step of one.
+# FAULT_SEED=... repeats what was drawn.
+faults: $(INSTALLED)
+	FAULT_RUNS=$(or $(FAULT_RUNS),200) FAULT_STEPS=all $(BIN)/python -m pytest tests/faults
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/core.py

@@ -74,7 +74,7 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
         _hand_back(live.source, offer)
         folder.remove()
         return False
-    if offer.holder is Holder.NOBODY and folder.shim() is None:
+    if offer.holder is not Holder.THIS_WORKER and folder.shim() is None:
         _log.info("run %d: the server has taken it back", live.id)
         folder.remove()
         return False
@@ -167,7 +167,9 @@ def _why_lost(live: LiveRun, folder: RunFolder, offer: Offer | None) -> str:
     if offer is None:
         return "the server does not know it any more"
     if offer.holder is Holder.ANOTHER_WORKER:
-        return "the server has given it to another worker"
+        # A claim that never arrived is no loss: nothing has begun here.
+        is_loss = folder.note.run is not None or _is_interrupted(folder)
+        return "the server has given it to another worker" if is_loss else ""
     if offer.holder is Holder.NOBODY and folder.shim() is not None and not offer.ended:
         # It runs here: say so again rather than let it be started a second time.
         at = datetime.fromisoformat(folder.note.claimed_at)

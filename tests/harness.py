@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,8 @@ class WorkerProcess:
 
     When it is left the worker is killed if it still runs, and with it the scripts
     whose folders are in its spool. ``leaves_scripts`` lets them go on, for a test in
-    which another worker takes them up.
+    which another worker takes them up. ``program`` is what Python is given before
+    the command's own words.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class WorkerProcess:
         env: Mapping[str, str] | None = None,
         *,
         leaves_scripts: bool = False,
+        program: Sequence[str] = ("-m", "job_runner_worker"),
     ) -> None:
         self.config_path = config_path
         self.lines: list[str] = []
         """What the worker wrote to stdout and stderr, without line ends."""
         self._env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         self._leaves_scripts = leaves_scripts
+        self._program = program
         self._changed = threading.Condition()
         self._process: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread(target=self._read, name="worker's log")
@@ -48,7 +51,7 @@ class WorkerProcess:
     def __enter__(self) -> Self:
         path = str(self.config_path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "job_runner_worker", "--config-path", path],
+            [sys.executable, *self._program, "--config-path", path],
             env=self._env,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import gevent
@@ -116,8 +116,7 @@ class RestReporter(Reporter):
             self._api.patch(run.uri, fields, patient=False)
         except ApiError as error:
             if error.status == _CONFLICT:
-                _log.warning("run %d: had ended on the server before", run.id)
-                return None
+                return self._resolve_conflict(run, error)
             if error.status == _UNAUTHORIZED:
                 _log.error(
                     "run %d: the server refuses its end (401); it is kept and tried "
@@ -131,6 +130,27 @@ class RestReporter(Reporter):
                 return None
             return error
         return None
+
+    def _resolve_conflict(self, run: Run, conflict: ApiError) -> ApiError | None:
+        """Return None where a run has ended; claim one again that nobody holds.
+
+        Somebody with our key has handed that one back, or an order of ours to do so
+        has come late. It would be offered again and run a second time.
+        """
+        found = self._api.get(run.uri)
+        if found.get("return_dts") is not None:
+            _log.warning("run %d: had ended on the server before", run.id)
+            return None
+        if found.get("enqueue_dts") is not None:
+            raise conflict
+        _log.warning(
+            "run %d: had been handed back though it ran here; claiming it again: is "
+            "the key used on two hosts?",
+            run.id,
+        )
+        claim = {"enqueue_dts": str(datetime.now(UTC)), "worker": self._worker_uri()}
+        self._api.patch(run.uri, claim)
+        return ApiError(str(conflict), conflict.status, transient=True)
 
     def _has_ended(self, run: Run) -> bool:
         try:
@@ -154,6 +174,8 @@ class RestReporter(Reporter):
             path = self._api.post(self._options.run_log_path, fields, patient=False)
         except ApiError as error:
             if error.status != _CONFLICT:
+                raise
+            if self._log_uri(run) is None:
                 raise
             raise ApiError(str(error), error.status, transient=True) from error
         if path is not None:

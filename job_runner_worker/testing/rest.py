@@ -273,6 +273,8 @@ class Rest:
             if self._tables.ended_by.get(run["id"]) == me:
                 return Answer(202, _HTML)
             return self._conflict("this run has ended")
+        if ends and run["enqueue_dts"] is None and not values.get("enqueue_dts"):
+            return self._conflict("this run is not claimed: claim it first")
         return None
 
 

@@ -200,6 +200,30 @@ def test_a_run_that_another_worker_was_given_is_kept_for_the_operator(
     assert api.patches_of(run_id) == before
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_claim_that_never_arrived_leaves_nothing_when_another_has_the_run(
+    server: StandInServer, tmp_path: Path, ended: bool
+) -> None:
+    api = server.api
+    api.add_worker("other", "othersecret")
+    run_id = api.add_run(api.add_job("#!/bin/sh\n"))
+    spool = Spool(tmp_path / "spool", server.api_base_url, api.api_key)
+    spool.open()
+    spool.create(run_id, "broadcast", CLAIMED_AT, 819200)
+    spool.close()
+    # As a server of ours ends a run that is killed before anybody claims it.
+    holder = (
+        {"return_dts": CLAIMED_AT} if ended else {"worker": api.worker_uri("other")}
+    )
+    api.change_run(run_id, enqueue_dts=CLAIMED_AT, **holder)
+    with working(server, tmp_path) as scene:
+        scene.wait_until_gone(run_id)
+        assert scene.run("#!/bin/sh\n")["return_success"] is True
+        assert not [line for line in scene.worker.lines if " ERROR " in line]
+    assert not (tmp_path / "spool" / "failed").exists()
+    assert api.patches_of(run_id) == []
+
+
 def test_a_running_run_that_the_server_took_back_is_claimed_again(
     server: StandInServer, tmp_path: Path
 ) -> None:

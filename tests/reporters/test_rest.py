@@ -191,8 +191,30 @@ def test_a_run_that_ended_before_is_taken_for_acknowledged() -> None:
     told = Reported(original=False)
     told.api.change_run(told.run.id, return_dts=AT, return_success=False)
     told.reporter.finished(told.run, END)
-    assert told.asked() == [f"PATCH {told.run.uri}"]
+    assert told.asked() == [f"PATCH {told.run.uri}", f"GET {told.run.uri}"]
     assert told.api.run(told.run.id)["return_success"] is False
+
+
+def test_a_run_that_somebody_handed_back_is_claimed_again_and_then_ended() -> None:
+    told = Reported(original=False)
+    told.api.change_run(told.run.id, enqueue_dts=None, start_dts=None)
+    told.reporter.finished(told.run, END)
+    run = told.api.run(told.run.id)
+    assert run["enqueue_dts"] and run["return_success"] is True
+
+
+def test_an_end_that_conflicts_with_another_worker_s_run_is_refused() -> None:
+    told = Reported(original=False)
+    told.fail("status", "PATCH", f"/run/{told.run.id}/", status=409)
+    with pytest.raises(ApiError):
+        told.reporter.finished(told.run, END)
+
+
+def test_a_log_that_conflicts_though_there_is_none_is_refused() -> None:
+    told = Reported(original=False)
+    told.fail("status", "POST", status=409, times=None)
+    with pytest.raises(ApiError):
+        told.reporter.logged(told.run, "log", final=True)
 
 
 def test_an_end_that_is_refused_with_401_is_kept_and_tried_slowly(

@@ -255,11 +255,13 @@ def test_a_claim_of_a_claimed_run_is_overwritten_by_the_original_alone(
     assert fake.run(1)["worker"] == fake.worker_uri(owner)
 
 
-def test_ours_takes_an_end_twice_from_the_same_worker_and_once_from_others(
+def test_ours_takes_the_end_of_a_claimed_run_twice_from_its_worker_and_from_nobody_else(
     ours: FakeApi,
 ) -> None:
     path, now = f"/api/v1/run/{a_run(ours)}/", "2026-11-22 02:25:59+00:00"
     end = {"return_dts": now, "return_success": True}
+    assert signed(ours, "PATCH", path, end).status == 409
+    assert signed(ours, "PATCH", path, {"enqueue_dts": now}).status == 202
     assert signed(ours, "PATCH", path, end).status == 202
     assert signed(ours, "PATCH", path, end).status == 202
     assert signed_by_other(ours, "PATCH", path, end).status == 409

@@ -1,0 +1,127 @@
+"""The worker, which dies (-9) at one step of one run.
+
+A program: ``dying_worker.py RUN_ID JOB_ID STEP JOURNAL [the command's own words]``.
+STEP is ``before:NAME`` or ``after:NAME``, or empty for a worker that lives on. Every
+step of the run is written to JOURNAL, one a line, just before it is taken: a change of
+the run's folder, a request about the run, and what is said to and by the spawn helper.
+A name is what is done, with the number of the time it is done.
+"""
+
+from gevent import monkey
+
+if __name__ == "__main__":
+    monkey.patch_all()
+
+import functools
+import http.client
+import os
+import re
+import signal
+import sys
+from collections import Counter
+
+import gevent.socket
+import requests.adapters
+
+from job_runner_worker import cli
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+class Steps:
+    """Counts the steps of a run, and ends the process at one of them."""
+
+    def __init__(self, run_id, job_id, step, journal_path):
+        self.when, _, self.name = step.partition(":")
+        self.counts = Counter()
+        self.folder = re.compile(rf"/{run_id}((?:\.new|\.done)?(?:/.*)?)$")
+        self.about = re.compile(
+            rf"/run/{run_id}/|/job/{job_id}/|/kill_request/|run-{run_id}-says"
+        )
+        self.numbers = re.compile(r"\d+")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self.journal = os.open(journal_path, flags, 0o600)
+        self.is_under_way = False
+
+    def wrap(self, owner, name, describe):
+        """Make a step of a function wherever ``describe`` has words for its call."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def stepped(*args, **kwargs):
+            what = describe(*args, **kwargs)
+            if what is None:
+                return original(*args, **kwargs)
+            self.counts[what] += 1
+            step = f"{what} #{self.counts[what]}"
+            os.write(self.journal, f"{step}\n".encode())
+            self.die_if("before", step)
+            result = original(*args, **kwargs)
+            self.die_if("after", step)
+            return result
+
+        setattr(owner, name, stepped)
+
+    def die_if(self, when, step):
+        if (when, step) == (self.when, self.name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def describe_file(self, name):
+        def describe(path, *_, dir_fd=None, **__):
+            if dir_fd is not None:
+                return f"{name} below a folder" if self.is_under_way else None
+            return self.describe_path(name, path)
+
+        return describe
+
+    def describe_path(self, name, path):
+        found = self.folder.search(os.fspath(path)) if _is_text(path) else None
+        if found is None:
+            return None
+        self.is_under_way = True
+        return f"{name} RUN{found[1]}"
+
+    def describe_open(self, path, flags, *_, **__):
+        return self.describe_path("open", path) if flags & _WRITES else None
+
+    def describe_rename(self, source, target, **_):
+        what = self.describe_path("rename", source)
+        return what and f"{what} to {os.path.basename(target).lstrip('0123456789')}"
+
+    def describe_request(self, adapter, request, **_):
+        body = (request.body or b"").decode("utf-8", "replace")
+        path = request.path_url
+        if not self.about.search(f"{path} {body}"):
+            return None
+        return f"{request.method} {self.numbers.sub('N', path)}"
+
+    def describe_wait(self, connection, *_, **__):
+        """The request has been sent and is not answered."""
+        return "wait for an answer" if self.is_under_way else None
+
+    def describe_helper(self, name):
+        def describe(sock, *_, **__):
+            is_helper = sock.family == gevent.socket.AF_UNIX
+            return name if is_helper and self.is_under_way else None
+
+        return describe
+
+
+def _is_text(path):
+    return isinstance(path, str | os.PathLike)
+
+
+def install(steps):
+    for name in ("mkdir", "mkfifo", "unlink", "rmdir", "chmod"):
+        steps.wrap(os, name, steps.describe_file(name))
+    steps.wrap(os, "open", steps.describe_open)
+    steps.wrap(os, "rename", steps.describe_rename)
+    steps.wrap(requests.adapters.HTTPAdapter, "send", steps.describe_request)
+    steps.wrap(http.client.HTTPConnection, "getresponse", steps.describe_wait)
+    steps.wrap(gevent.socket.socket, "send", steps.describe_helper("ask the helper"))
+    steps.wrap(gevent.socket.socket, "recv", steps.describe_helper("hear the helper"))
+
+
+if __name__ == "__main__":
+    install(Steps(*sys.argv[1:5]))
+    sys.exit(cli.main(sys.argv[5:]))

@@ -74,8 +74,10 @@ def test_the_status_of_a_live_worker_and_then_of_its_spool(
         assert [each["state"] for each in found["runs"]] == ["running"]
         gate.open()
         wait_until(
-            lambda: [due["report"] for due in status(scene)["runs"][0]["due"]]
-            == ["log", "end"],
+            lambda: (
+                [due["report"] for due in status(scene)["runs"][0]["due"]]
+                == ["log", "end"]
+            ),
             "the end of the script",
         )
         assert run_folders(spool) == [str(run_id)]

@@ -124,7 +124,7 @@ def take_interrupted(
 
 def _has_log_of_ended(live: LiveRun, folder: RunFolder) -> bool:
     """Return whether the log of a run with an end may be due; remove it where not."""
-    _log.info("run %d: has an end on the server already", live.id)
+    _log.info("run %d: had been reported before the restart", live.id)
     live.has_ended_there = live.wait_for_script() is not None
     if not live.has_ended_there:
         folder.remove()

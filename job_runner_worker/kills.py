@@ -62,8 +62,8 @@ class Kills:
             # It may be repeated; what was wrong may be mended by then.
             del self._is_under_way[number]
             self._ledger.gave_up("kill requests unreadable")
-            _log.error(
-                "kill request %d: cannot be read, nobody is killed: %s: look at it on "
+            _log.warning(
+                "kill request %d: cannot be read: %s: nobody is killed; look at it on "
                 "the server and ask again",
                 number,
                 error,

@@ -156,7 +156,8 @@ class Worker:
         """Say so in the log at the first time: offers are repeated all the time."""
         level = logging.DEBUG if why == self._told_refusal else logging.INFO
         self._told_refusal = why
-        _log.log(level, "run %d: offer refused: %s", order.run_id, why)
+        said = "this worker is stopping" if why == "stopping" else why
+        _log.log(level, "run %d: offer refused: %s", order.run_id, said)
         source.refused(order, why)
 
     def _take(self, run_id: int, source: Source, deadline: float) -> None:

@@ -19,7 +19,7 @@ from central import ENVIRONMENT, ROOT, BenchmarkError, Central
 STOP_SECONDS = 15.0
 QUIET_SECONDS = 15.0
 POLL_SECONDS = 0.005
-KEPT_IN_SPOOL = {"lock", "spool.json"}
+KEPT_IN_SPOOL = {"lock", "spool.json", "control"}
 
 
 class MeasuredWorker:

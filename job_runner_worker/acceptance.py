@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -22,23 +23,29 @@ _NOT_FOUND = 404
 _log = logging.getLogger(__name__)
 
 
-def accept(live: LiveRun, spool: Spool, max_log_bytes: int, deadline: float) -> bool:
+def accept(
+    live: LiveRun,
+    spool: Spool,
+    max_log_bytes: int,
+    deadline: float,
+    refusal: Callable[[], str],
+) -> bool:
     """Claim an offered run; return whether it is this worker's.
 
     No claim is sent after ``deadline`` (monotonic seconds): by then the server offers
-    the run again, perhaps to another worker. Raises ApiError or OSError where nothing
-    has been claimed.
+    the run again, perhaps to another worker; nor where ``refusal`` has a reason by
+    then. Raises ApiError or OSError where nothing has been claimed.
     """
     source = live.source
     offer = source.look(live.id)
-    if not _is_free(offer) or time.monotonic() > deadline:
+    if not _is_free(offer, spool) or time.monotonic() > deadline or refusal():
         return False
     at = datetime.now(UTC)
     folder = spool.create(live.id, source.name, at.isoformat(), max_log_bytes)
     live.claiming(folder)
     # The answer of the one is not needed for the other, and mostly both are needed.
     fetching = gevent.spawn(_fetch, source, offer)
-    if not _claim(source, offer, at, deadline):
+    if not _claim(source, offer, at, deadline, spool):
         fetching.kill()
         folder.remove()
         return False
@@ -48,7 +55,7 @@ def accept(live: LiveRun, spool: Spool, max_log_bytes: int, deadline: float) -> 
 
 
 def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) -> bool:
-    """Take up a run from its folder; return whether it is (still) this worker's.
+    """Take up a run from its folder; return whether there is something to report.
 
     A script that has begun is attached to first, so that it is followed and can be
     killed also while the server does not answer.
@@ -60,16 +67,15 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
         if folder.shim() is not None and not interrupted:
             live.attach()
     offer = _look_patiently(live.source, live.id)
-    lost = _why_lost(live, folder, offer)
+    lost = _why_lost(live, folder, offer, spool)
     if lost or offer is None:
         live.wait_for_script()
         spool.set_aside(folder.path, f"run {live.id}: {lost}")
         return False
+    if folder.note.run is not None and folder.run.log_uri != offer.log_uri:
+        folder.update_note(run=replace(folder.run, log_uri=offer.log_uri))
     if offer.ended:
-        _log.info("run %d: had been reported before the restart", live.id)
-        live.wait_for_script()
-        folder.remove()
-        return False
+        return _has_log_of_ended(live, folder)
     if interrupted and reschedule:
         _hand_back(live.source, offer)
         folder.remove()
@@ -79,12 +85,10 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
         folder.remove()
         return False
     if interrupted:
-        folder.fail("interrupted: the machine was rebooted while the script ran")
+        _fail_interrupted(folder, offer)
     if folder.note.run is None:
         _note_run(folder, _fetch(live.source, offer))
         live.claimed()
-    elif folder.run.log_uri != offer.log_uri:
-        folder.update_note(run=replace(folder.run, log_uri=offer.log_uri))
     return True
 
 
@@ -93,33 +97,65 @@ def take_interrupted(
 ) -> bool:
     """Deal with a run that the server has as ours and that has no folder here.
 
-    Returns whether it is to be reported as failed. Raises ApiError or OSError.
+    Returns whether it is to be reported as failed. A script that has begun is not begun
+    again, not even where its folder was set aside. A log that the server has is left
+    alone. Raises ApiError or OSError.
     """
-    if reschedule:
+    if spool.failed.has_readable(live.id):
+        _log.error(
+            "run %d: open on the server, its folder is in %s: `job_runner_worker "
+            "failed retry` reports it",
+            live.id,
+            spool.failed.path,
+        )
+        return False
+    if reschedule and not spool.failed.has_begun(live.id):
         _hand_back(live.source, offer)
         return False
     at = datetime.now(UTC).isoformat()
     failure = "interrupted: this worker has no record of the run"
     folder = spool.create(live.id, live.source.name, at, max_log_bytes, failure)
     live.claiming(folder)
-    folder.update_note(run=_run_without_script(offer))
+    keeps_log = offer.log_uri is not None
+    folder.update_note(run=_run_without_script(offer), keeps_log=keeps_log)
     live.claimed()
     return True
 
 
-def _is_free(offer: Offer) -> bool:
+def _has_log_of_ended(live: LiveRun, folder: RunFolder) -> bool:
+    """Return whether the log of a run with an end may be due; remove it where not."""
+    _log.info("run %d: had been reported before the restart", live.id)
+    live.has_ended_there = live.wait_for_script() is not None
+    if not live.has_ended_there:
+        folder.remove()
+    return live.has_ended_there
+
+
+def _fail_interrupted(folder: RunFolder, offer: Offer) -> None:
+    folder.fail("interrupted: the machine was rebooted while the script ran")
+    if offer.log_uri is not None and not folder.output.size():
+        # Lost with the power: what was sent live is all there is.
+        folder.update_note(keeps_log=True)
+
+
+def _is_free(offer: Offer, spool: Spool) -> bool:
     if offer.holder is Holder.THIS_WORKER and not offer.ended:
-        _log.warning(
-            "run %d: has been claimed with our api_key but not by this worker: is the "
-            "key used on two hosts?",
-            offer.run_id,
-        )
+        # Ours, if there is a folder: left over or set aside.
+        is_known = spool.has(offer.run_id)
+        if not is_known and spool.ledger.saw_claim_elsewhere(offer.run_id):
+            _log.error(
+                "run %d: has been claimed with our api_key but not by this worker: is "
+                "the key used on two hosts? Give each worker a key of its own",
+                offer.run_id,
+            )
     elif offer.holder is not Holder.NOBODY:
         _log.debug("run %d: %s has it already", offer.run_id, offer.holder.value)
     return offer.holder is Holder.NOBODY and not offer.ended
 
 
-def _claim(source: Source, offer: Offer, at: datetime, deadline: float) -> bool:
+def _claim(
+    source: Source, offer: Offer, at: datetime, deadline: float, spool: Spool
+) -> bool:
     """Claim until it is known whose the run is."""
     for wait_seconds in backoff.waits():
         try:
@@ -127,13 +163,15 @@ def _claim(source: Source, offer: Offer, at: datetime, deadline: float) -> bool:
         except ApiError as error:
             if not error.transient:
                 _log.warning("run %d: claim refused: %s", offer.run_id, error)
+                spool.ledger.gave_up("claims refused")
                 return False
             _log.warning("run %d: claim not confirmed: %s", offer.run_id, error)
         gevent.sleep(wait_seconds)
-        try:
-            found = source.look(offer.run_id, patient=True)
-        except ApiError as error:
-            _log.warning("run %d: given up: %s", offer.run_id, error)
+        # The claim may have arrived: its folder stays until it is known whose it is.
+        found = _look_patiently(source, offer.run_id)
+        if found is None:
+            _log.warning("run %d: unknown since it was claimed", offer.run_id)
+            spool.ledger.gave_up("claims refused")
             return False
         if found.holder is not Holder.NOBODY:
             return found.holder is Holder.THIS_WORKER and not found.ended
@@ -162,7 +200,9 @@ def _note_run(folder: RunFolder, fetched: tuple[Run, str]) -> None:
         folder.fail(failure)
 
 
-def _why_lost(live: LiveRun, folder: RunFolder, offer: Offer | None) -> str:
+def _why_lost(
+    live: LiveRun, folder: RunFolder, offer: Offer | None, spool: Spool
+) -> str:
     """Return why a run is not this worker's any more, empty if it is."""
     if offer is None:
         return "the server does not know it any more"
@@ -173,7 +213,7 @@ def _why_lost(live: LiveRun, folder: RunFolder, offer: Offer | None) -> str:
     if offer.holder is Holder.NOBODY and folder.shim() is not None and not offer.ended:
         # It runs here: say so again rather than let it be started a second time.
         at = datetime.fromisoformat(folder.note.claimed_at)
-        if not _claim(live.source, offer, at, float("inf")):
+        if not _claim(live.source, offer, at, float("inf"), spool):
             return "the server had taken it back, and another worker has it"
     return ""
 

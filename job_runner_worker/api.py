@@ -106,6 +106,8 @@ class ApiClient:
         )
         self._server: _Server | None = None
         self._down_since: float | None = None
+        self.answered_at: float | None = None
+        """When the API itself last answered, in monotonic seconds."""
 
     def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
         """Return the JSON object at a path with query."""
@@ -144,11 +146,14 @@ class ApiClient:
             try:
                 answer = self._try(method, path, body)
             except ApiError as error:
+                if error.answered:
+                    self.answered_at = time.monotonic()
                 self._note_outage(error)
                 if not (patient and error.transient):
                     raise
                 self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
             else:
+                self.answered_at = time.monotonic()
                 self._note_recovery()
                 return answer
         raise AssertionError("the waits have no end")

@@ -41,6 +41,10 @@ exit codes:
   {EXIT_CONFIG:3}  the configuration has to be changed; nothing was started
 """
 _COMMANDS = {
+    "status": ("show how the worker is", "operator.status"),
+    "failed": ("list, retry or discard what was set aside", "operator.failed"),
+    "pause": ("claim no new run", "operator.pause"),
+    "resume": ("claim runs again", "operator.resume"),
     "server": ("the central server", "server.serve"),
     "standalone": ("a central server and one worker", "server.standalone"),
     "submit": ("run a script", "client.submit"),

@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 
 from job_runner_worker.errors import ApiError
+from job_runner_worker.ledger import Ledger
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Kill
 from job_runner_worker.reporters.base import Reporter
@@ -32,9 +33,12 @@ class Kills:
     ``tell`` calls something on every reporter.
     """
 
-    def __init__(self, find_run: Callable[[int], LiveRun | None], tell: Tell) -> None:
+    def __init__(
+        self, find_run: Callable[[int], LiveRun | None], tell: Tell, ledger: Ledger
+    ) -> None:
         self._find_run = find_run
         self._tell = tell
+        self._ledger = ledger
         self._is_under_way: dict[int, bool] = {}
 
     @property
@@ -57,7 +61,13 @@ class Kills:
         except ApiError as error:
             # It may be repeated; what was wrong may be mended by then.
             del self._is_under_way[number]
-            _log.warning("kill request %d: cannot be read: %s", number, error)
+            self._ledger.gave_up("kill requests unreadable")
+            _log.warning(
+                "kill request %d: cannot be read: %s: nobody is killed; look at it on "
+                "the server and ask again",
+                number,
+                error,
+            )
             return
         if run_id is None:
             _log.info("kill request %d: has been taken care of", number)

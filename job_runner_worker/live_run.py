@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import gevent
@@ -35,12 +36,20 @@ class LiveRun:
         self.source = source
         self.state = RunState.OFFERED
         self.kills_under_way = 0
+        self.has_ended_there = False
+        """Whether the server has an end of it: then only its log may be due."""
+        self.offered_at = time.monotonic()
         self._executor = executor
         self._on_end: Callable[[], None] | None = on_end
         self._folder: RunFolder | None = None
         self._execution: Execution | None = None
         self._kill_reason = ""
         self._ended = Event()
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether there is a folder, that is whether the run is being claimed."""
+        return self._folder is not None
 
     @property
     def folder(self) -> RunFolder:
@@ -128,10 +137,9 @@ class LiveRun:
             left = tuple(number for number in pending if number != kill_request_id)
             self._folder.update_note(kill_requests=left)
 
-    def wait_for_script(self) -> None:
-        """Return when no script of this run is running."""
-        if self._execution is not None:
-            self._execution.wait()
+    def wait_for_script(self) -> Outcome | None:
+        """Return when no script of this run is running: its outcome, if it began."""
+        return self._execution.wait() if self._execution is not None else None
 
     def kill(self, reason: str) -> None:
         """End the run in whatever state it is; return when nothing of it is alive."""

@@ -20,6 +20,11 @@ def perform(live: LiveRun, reports: Reports, log_flush_seconds: float) -> Outcom
     take the same way.
     """
     run, folder = live.folder.run, live.folder
+    if live.has_ended_there:
+        outcome = live.begin().wait()
+        assert outcome is not None
+        reports.logged_after_end(outcome)
+        return outcome
     reports.enqueued(datetime.fromisoformat(folder.note.claimed_at))
     try:
         execution = live.begin()

@@ -7,7 +7,6 @@ appears whole or not at all; what the shim writes may be read before it is there
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -28,6 +27,7 @@ from job_runner_worker.private_files import (
     remove_tree,
     write_atomically,
 )
+from job_runner_worker.reported_steps import ReportedSteps
 from job_runner_worker.run_note import FORMAT as FORMAT
 from job_runner_worker.run_note import Note as Note
 
@@ -66,8 +66,7 @@ class RunFolder:
         self.path = path
         self.note = note
         self.output = OutputFile(path / "output", note.max_log_bytes)
-        self._reported: set[tuple[str, str]] = set()
-        self._unwritten: list[tuple[str, str]] = []
+        self._reported = ReportedSteps(path)
         self._searched_bytes = 0
         self._end: int | None = None
 
@@ -91,12 +90,12 @@ class RunFolder:
 
         Raises RunFolderError where it is torn, foreign or from a later version.
         """
+        folder = cls(path, read_note(path))
         try:
-            folder = cls(path, run_note.decode(read_file(path / "run.json")))
             folder._check_files()
-            folder._read_reported()
+            folder._reported.read()
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{path}/run.json cannot be read: {error}") from error
+            raise RunFolderError(f"{path} cannot be read: {error}") from error
         if path.name != str(folder.note.run_id):
             raise RunFolderError(
                 f"{path}/run.json is about run {folder.note.run_id}: a copied folder?"
@@ -218,19 +217,29 @@ class RunFolder:
         return self._end is not None
 
     def has_reported(self, reporter: str, step: str) -> bool:
-        """Return whether a reporter has acknowledged a step of the run."""
+        """Return whether a reporter has acknowledged a step, or refused it for good."""
         return (reporter, step) in self._reported
+
+    @property
+    def refusals(self) -> list[tuple[str, str]]:
+        """(reporter, step) of what a reporter will not take."""
+        return self._reported.refusals
+
+    def note_refused(self, reporter: str, step: str) -> None:
+        """Remember, over a restart too, that a reporter will not take a step."""
+        self._reported.refuse(reporter, step)
+        with self._tolerance("reported.json"):
+            self._reported.write()
 
     def note_reported(self, reporter: str, step: str, *, durably: bool = True) -> None:
         """Remember that a reporter has been told a step.
 
         Over a restart where ``durably``, or else with the next one that is.
         """
-        self._reported.add((reporter, step))
-        self._unwritten.append((reporter, step))
+        self._reported.acknowledge(reporter, step)
         if durably:
             with self._tolerance("reported.json"):
-                self._append_reported()
+                self._reported.write()
 
     def remove(self) -> None:
         """Remove the folder; nobody can take it for a run's from the first moment.
@@ -240,26 +249,6 @@ class RunFolder:
         done = self.path.with_name(self.path.name + DONE_SUFFIX)
         self.path.rename(done)
         remove_tree(done)
-
-    def _append_reported(self) -> None:
-        """One line a step: to replace the file each time costs a run milliseconds.
-
-        Each begins with its line end, so that a torn one before it stays alone.
-        """
-        lines = "".join(f"\n{json.dumps(step)}" for step in self._unwritten)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with open(
-            os.open(self.path / "reported.json", flags, PRIVATE), "wb", buffering=0
-        ) as file:
-            file.write(lines.encode())
-        self._unwritten.clear()
-
-    def _read_reported(self) -> None:
-        for line in (self._read("reported.json") or b"").splitlines():
-            # A torn line costs a repeated report, nothing else.
-            with contextlib.suppress(ValueError, TypeError, RecursionError):
-                reporter, step = json.loads(line)
-                self._reported.add((str(reporter), str(step)))
 
     def _check_files(self) -> None:
         """Refuse a folder in which something stands in the place of a file.
@@ -311,6 +300,17 @@ class RunFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         write_atomically(self.path / name, content)
+
+
+def read_note(path: Path) -> Note:
+    """Return what a folder's run.json says, whatever the folder is called.
+
+    Raises RunFolderError where it is torn, foreign or from a later version.
+    """
+    try:
+        return run_note.decode(read_file(path / "run.json"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}/run.json cannot be read: {error}") from error
 
 
 def boot_id() -> str:

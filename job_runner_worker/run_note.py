@@ -27,6 +27,7 @@ class Note:
     ``run`` is None until the claim is confirmed. ``failure`` is the outcome of a run
     whose exit status will never be in the folder: its script did not start, or was
     interrupted. ``kill_leftovers`` is what the shim was told at the start.
+    ``keeps_log``: the server's log has more than the output here, leave it alone.
     ``kill_requests`` have been taken and not been executed. Times are ISO 8601.
     """
 
@@ -39,6 +40,7 @@ class Note:
     run: Run | None = None
     cgroup: str = ""
     kill_leftovers: bool = False
+    keeps_log: bool = False
     kill_requests: tuple[int, ...] = ()
     kill_reason: str = ""
     failure: str = ""

@@ -9,16 +9,28 @@ from __future__ import annotations
 import configparser
 import difflib
 import hashlib
-import ipaddress
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.setting_rules import (
+    HOST,
+    KEY,
+    NAMES,
+    PORT,
+    RESOURCE,
+    SECRET,
+    SWITCH,
+    URL,
+    Rule,
+    number,
+    read_host,
+)
 
 SECTION = "job_runner_worker"
 MASK = "********"
@@ -31,80 +43,18 @@ LeftoverProcesses = Literal["leave", "kill"]
 ProcessTracking = Literal["auto", "subreaper"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Which texts a setting takes; ``allowed`` ends the sentence "must be ..."."""
-
-    allowed: str
-    pattern: str
-    convert: Callable[[str], Any] = str
-    is_right: Callable[[str], bool] = lambda text: True
-
-    def read(self, text: str) -> Any:
-        """Return the value of a text. Raises ValueError."""
-        if re.fullmatch(self.pattern, text) and self.is_right(text):
-            return self.convert(text)
-        raise ValueError(text)
-
-
-def _number(kind: type[int] | type[float], low: float, high: float) -> Rule:
-    noun = "a whole number" if kind is int else "a number"
-    digits = "[0-9]{1,15}" if kind is int else r"[0-9]{1,15}(\.[0-9]*)?|\.[0-9]+"
-    upwards = f"to {high:.0f}" if high < float("inf") else "upwards"
-    allowed = f"{noun} from {low:g} {upwards}"
-    return Rule(allowed, digits, kind, lambda text: low <= kind(text) <= high)
-
-
-def _read_host(text: str) -> str:
-    if ":" in text or text.startswith("["):
-        return str(ipaddress.IPv6Address(re.sub(r"^\[(.*)\]$", r"\1", text)))
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", text):
-        raise ValueError(text)
-    return text
-
-
-def _is_url(text: str) -> bool:
-    url = urllib.parse.urlsplit(text)
-    return bool(_read_host(url.hostname or "")) and url.port != 0
-
-
-_SWITCHES = configparser.ConfigParser.BOOLEAN_STATES
-_SWITCH = Rule(
-    "yes or no", f"(?i:{'|'.join(_SWITCHES)})", lambda text: _SWITCHES[text.lower()]
-)
-_PORT = _number(int, 1, 65535)
-_HOST = Rule("a host name or an IP address without scheme and port", ".+", _read_host)
-_URL = Rule(
-    "an address that begins with http:// or https://, without password and query",
-    r"(?i:https?)://((?![?#@\\])[!-~])+",
-    lambda text: text.rstrip("/"),
-    _is_url,
-)
-_KEY = Rule("one word without a colon", r"[^:\s\x00-\x1f\x7f-\x9f]+")
-_SECRET = Rule("one line without control characters", r"[^\x00-\x1f\x7f-\x9f]+")
-_RESOURCE = Rule(
-    "a plain ASCII path that begins and ends with a slash, without query",
-    r"/((?!\.\.?/)[A-Za-z0-9._~-]+/)*",
-)
-_NAMES = Rule(
-    "names or patterns such as LC_*, separated by spaces",
-    "[^=,;:]*",
-    lambda text: tuple(text.split()),
-)
-
-
 def _setting(help: str, rule: Rule, default: Any = MISSING, **about: str) -> Any:
     """Declare a setting: required, unless it has a default or is derived.
 
     ``about``: its ``unit``; ``derived``, what its default follows from; ``example``.
     """
     metadata = {"help": help, "rule": rule, "unit": "", "derived": "", "example": ""}
-    is_shown = rule is not _SECRET
+    is_shown = rule is not SECRET
     return field(default=default, repr=is_shown, metadata=metadata | about)
 
 
 def _seconds(default: float, low: float, high: float, help: str) -> Any:
-    return _setting(help, _number(float, low, high), default, unit="seconds")
+    return _setting(help, number(float, low, high), default, unit="seconds")
 
 
 def _one_of(choices: object, default: str, help: str) -> Any:
@@ -113,11 +63,11 @@ def _one_of(choices: object, default: str, help: str) -> Any:
 
 
 def _resource(objects: str, default: str) -> Any:
-    return _setting(f"Where the central server has {objects}.", _RESOURCE, default)
+    return _setting(f"Where the central server has {objects}.", RESOURCE, default)
 
 
 def _server(help: str) -> Any:
-    return _setting(help, _HOST, derived="the host of api_base_url")
+    return _setting(help, HOST, derived="the host of api_base_url")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,27 +75,27 @@ class Settings:
     """The effective settings of a worker; `load` and `parse` make them."""
 
     api_base_url: str = _setting(
-        "The central server.", _URL, example="https://jobs.example.com"
+        "The central server.", URL, example="https://jobs.example.com"
     )
     api_key: str = _setting(
-        "The worker's name at the central server.", _KEY, example="my-worker"
+        "The worker's name at the central server.", KEY, example="my-worker"
     )
     secret: str = _setting(
-        "The key that requests are signed with.", _SECRET, example="change-me"
+        "The key that requests are signed with.", SECRET, example="change-me"
     )
     concurrent_jobs: int = _setting(
-        "How many runs go on at once.", _number(int, 1, 10000), 4
+        "How many runs go on at once.", number(int, 1, 10000), 4
     )
     log_level: LogLevel = _one_of(LogLevel, "info", "How much is told on stderr.")
     max_log_bytes: int = _setting(
         "Of a longer output the first 20 % and the last 80 % of this are kept.",
-        _number(int, 1024, float("inf")),
+        number(int, 1024, float("inf")),
         819200,
         unit="bytes",
     )
     ws_server_hostname: str = _server("The WebSocket server, which takes events.")
     ws_server_port: int = _setting(
-        "The port of the WebSocket server for events.", _PORT, 5555
+        "The port of the WebSocket server for events.", PORT, 5555
     )
     script_temp_path: Path = _setting(
         "Where it is given and spool_path is not, the spool is below this folder.",
@@ -153,7 +103,7 @@ class Settings:
         Path("/tmp"),
     )
     broadcaster_server_hostname: str = _server("The broadcaster, which sends orders.")
-    broadcaster_server_port: int = _setting("The broadcaster's port.", _PORT, 5556)
+    broadcaster_server_port: int = _setting("The broadcaster's port.", PORT, 5556)
     reconnect_after_inactivity: float = _seconds(
         600.0, 0.1, 86400, "After how long a silence of the broadcaster to reconnect."
     )
@@ -185,7 +135,7 @@ class Settings:
         LeftoverProcesses, "leave", "What becomes of processes that outlive a script."
     )
     verify_ssl: bool = _setting(
-        "Whether the certificate of an https server has to be valid.", _SWITCH, True
+        "Whether the certificate of an https server has to be valid.", SWITCH, True
     )
     ca_bundle: Path | None = _setting(
         "Certificates of the authorities to trust instead of the usual ones.",
@@ -203,11 +153,17 @@ class Settings:
     )
     environment: tuple[str, ...] = _setting(
         "Which of the worker's own environment variables scripts get.",
-        _NAMES,
+        NAMES,
         ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_*", "TZ"),
     )
     drain_report_seconds: float = _seconds(
         10.0, 0, 3600, "How long an ordered stop waits for due reports to be taken."
+    )
+    spool_min_free_bytes: int = _setting(
+        "With less than this left for spool_path no new run is claimed; 0 for never.",
+        number(int, 0, float("inf")),
+        104857600,
+        unit="bytes",
     )
 
 
@@ -251,7 +207,7 @@ def parse(
             values[name] = _value(origin, each, text)
         elif is_required(each):
             raise _error(origin, f"is missing, add `{name} = ...`", SECTION, name)
-    host = _read_host(urllib.parse.urlsplit(values["api_base_url"]).hostname or "")
+    host = read_host(urllib.parse.urlsplit(values["api_base_url"]).hostname or "")
     values.setdefault("ws_server_hostname", host)
     values.setdefault("broadcaster_server_hostname", host)
     if "spool_path" not in values:

@@ -3,7 +3,9 @@
 <spool>/lock         held by the worker that is alive
 <spool>/spool.json   whose spool it is
 <spool>/<run id>/    a run; see run_folder
-<spool>/failed/      what could not be read or reported, kept for the operator
+<spool>/failed/      what could not be read or reported; see failed_folders
+<spool>/paused       there while no run is to be claimed; see admission
+<spool>/control      the socket of the worker that is alive; see control
 """
 
 from __future__ import annotations
@@ -13,10 +15,14 @@ import fcntl
 import json
 import logging
 import os
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedError
+from job_runner_worker.failed_folders import FAILED, FailedFolders
+from job_runner_worker.ledger import Ledger
 from job_runner_worker.private_files import read_file, remove_tree, write_atomically
 from job_runner_worker.run_folder import (
     DONE_SUFFIX,
@@ -27,6 +33,9 @@ from job_runner_worker.run_folder import (
 )
 
 FORMAT = 1
+LOCK_PATIENCE_SECONDS = 0.5
+"""How long a worker waits for the lock: an operator's command has it for moments."""
+_LOCK_PAUSE_SECONDS = 0.02
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +44,8 @@ class Spool:
 
     def __init__(self, path: Path, api_base_url: str, api_key: str) -> None:
         self.path = path
+        self.failed = FailedFolders(path)
+        self.ledger = Ledger()
         self._owner = {
             "format": FORMAT,
             "api_base_url": api_base_url,
@@ -87,6 +98,12 @@ class Spool:
         )
         return RunFolder.create(self.path / str(run_id), note)
 
+    def has(self, run_id: int) -> bool:
+        """Return whether there is a folder of a run, also among the failed ones."""
+        if (self.path / str(run_id)).exists():
+            return True
+        return self.failed.has_readable(run_id) or self.failed.has_begun(run_id)
+
     def folders(self) -> list[RunFolder]:
         """Return what an earlier worker left, oldest run first.
 
@@ -95,7 +112,7 @@ class Spool:
         found = []
         for entry in sorted(os.scandir(self.path), key=lambda entry: entry.name):
             path = Path(entry.path)
-            if not entry.is_dir(follow_symlinks=False) or entry.name == "failed":
+            if not entry.is_dir(follow_symlinks=False) or entry.name == FAILED:
                 continue
             if entry.name.endswith((NEW_SUFFIX, DONE_SUFFIX)):
                 self._remove(path)
@@ -108,20 +125,18 @@ class Spool:
 
     def set_aside(self, path: Path, reason: str) -> None:
         """Keep a folder for the operator, out of the way of the worker."""
-        failed = self.path / "failed"
-        target = failed / path.name
         try:
-            failed.mkdir(mode=0o700, exist_ok=True)
-            while os.path.lexists(target):
-                target = failed / f"{path.name[:200]}.{uuid.uuid4().hex[:8]}"
-            path.rename(target)
+            target = self.failed.keep(path, reason)
         except OSError as error:
             _log.error("%s; it stays where it is: %s", reason, error)
             return
+        self.ledger.gave_up("folders set aside")
         _log.error(
-            "%s; moved to %s: look at it, report its end by hand, then delete it",
+            "%s; moved to %s: mend what is wrong, then `job_runner_worker failed retry "
+            "%s`; or report its end by hand and `failed discard` it",
             reason,
             target,
+            target.name,
         )
 
     def _remove(self, path: Path) -> None:
@@ -131,16 +146,16 @@ class Spool:
             _log.error("%s cannot be removed, remove it by hand: %s", path, error)
 
     def _take_lock(self, lock: int) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 64, 0).decode("ascii", "replace").strip()
-            self.close()
-            raise SpoolLockedError(
-                f"spool_path {self.path} is in use by the worker with pid "
-                f"{holder or 'unknown'}: stop that one, or give this one another "
-                "spool_path"
-            ) from None
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while not _locks(lock, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                holder = _holder(lock)
+                self.close()
+                raise SpoolLockedError(
+                    f"spool_path {self.path} is in use by the worker with pid {holder}:"
+                    " stop that one, or give this one another spool_path"
+                )
+            time.sleep(_LOCK_PAUSE_SECONDS)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
 
@@ -162,3 +177,39 @@ class Spool:
                 f"at {owner.get('api_base_url')!r} (format {owner.get('format')!r}): "
                 "choose another spool_path"
             )
+
+
+@contextlib.contextmanager
+def without_worker(path: Path) -> Iterator[None]:
+    """Keep workers out of a spool, for moments; nothing in it is changed by that.
+
+    Raises SpoolLockedError where a worker has it, SpoolError where there is none.
+    """
+    try:
+        lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SpoolError(
+            f"no spool can be read at spool_path {path} ({error.strerror}): has a "
+            "worker run with this configuration, as this user?"
+        ) from error
+    try:
+        if not _locks(lock, fcntl.LOCK_SH):
+            raise SpoolLockedError(
+                f"the worker with pid {_holder(lock)} holds spool_path {path} and does "
+                "not answer"
+            )
+        yield
+    finally:
+        os.close(lock)
+
+
+def _locks(lock: int, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(lock: int) -> str:
+    return os.pread(lock, 64, 0).decode("ascii", "replace").strip() or "unknown"

@@ -13,6 +13,8 @@ import gevent
 from job_runner_worker import __version__
 from job_runner_worker.api import ApiClient, ApiOptions
 from job_runner_worker.claims import CentralClaims, ResourcePaths
+from job_runner_worker.console import Clock, Console
+from job_runner_worker.control import Control
 from job_runner_worker.executors import cgroup
 from job_runner_worker.executors.local import LocalExecutor, LocalOptions
 from job_runner_worker.reporters.events import EventReporter
@@ -33,8 +35,10 @@ def run_worker(settings: Settings) -> int:
     """
     spool = Spool(settings.spool_path, settings.api_base_url, settings.api_key)
     spool.open()
+    control: Control | None = None
     try:
-        worker = build_worker(settings, spool, os.environ)
+        worker, contacts = build_worker(settings, spool, os.environ)
+        control = Control(spool.path, Console(worker, spool, contacts).answer)
         # TERM: runs end first. INT: runs go on without us. A second one: go at once.
         gevent.signal_handler(signal.SIGTERM, worker.stop, drain=True)
         gevent.signal_handler(signal.SIGINT, worker.stop, drain=False)
@@ -46,17 +50,23 @@ def run_worker(settings: Settings) -> int:
             settings.spool_path,
             settings.concurrent_jobs,
         )
+        control.open()
         worker.run()
         _log.info("stopped")
     finally:
+        if control is not None:
+            control.close()
         spool.close()
     return os.EX_OK
 
 
 def build_worker(
     settings: Settings, spool: Spool, environ: Mapping[str, str]
-) -> Worker:
-    """Return the worker that the settings describe, connected to nothing yet."""
+) -> tuple[Worker, dict[str, Clock]]:
+    """Return the worker that the settings describe, connected to nothing yet.
+
+    And for `status`: when each of the other sides was last heard.
+    """
     api = ApiClient(
         ApiOptions(
             base_url=settings.api_base_url,
@@ -103,7 +113,7 @@ def build_worker(
         ),
         claims.worker_uri,
     )
-    return Worker(
+    worker = Worker(
         WorkerOptions(
             concurrent_jobs=settings.concurrent_jobs,
             max_log_bytes=settings.max_log_bytes,
@@ -111,6 +121,7 @@ def build_worker(
             offer_ttl_seconds=settings.offer_ttl_seconds,
             drain_report_seconds=settings.drain_report_seconds,
             reschedule_interrupted=settings.interrupted_runs == "reschedule",
+            spool_min_free_bytes=settings.spool_min_free_bytes,
         ),
         spool,
         [source],
@@ -118,6 +129,10 @@ def build_worker(
         # An event says that REST has the news: whoever hears it may ask there.
         [rest, events],
     )
+    return worker, {
+        "API": lambda: api.answered_at,
+        "broadcaster": lambda: source.heard_at,
+    }
 
 
 def script_environment(

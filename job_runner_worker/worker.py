@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,8 @@ import gevent
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from job_runner_worker import acceptance
+from job_runner_worker import acceptance, departure
+from job_runner_worker.admission import Admission
 from job_runner_worker.errors import ApiError, JobRunnerError
 from job_runner_worker.executors.base import Executor
 from job_runner_worker.kills import Kills
@@ -44,6 +45,7 @@ class WorkerOptions:
     offer_ttl_seconds: float
     drain_report_seconds: float
     reschedule_interrupted: bool
+    spool_min_free_bytes: int = 0
 
 
 class Worker:
@@ -57,19 +59,22 @@ class Worker:
         executor: Executor,
         reporters: Sequence[Reporter],
     ) -> None:
-        self._options = options
+        self.options = options
+        self.admission = Admission(spool.path, options.spool_min_free_bytes)
+        self.started_at = time.monotonic()
+        self.free_slots = options.concurrent_jobs
+        self.waiting: dict[int, tuple[Source, float]] = {}
+        """Offers for which there was no slot, and until when they are good."""
         self._spool = spool
         self._sources = sources
         self._executor = executor
-        self._reporters = reporters
+        self.reporters = reporters
         self._runs: dict[int, LiveRun] = {}
-        self._free_slots = options.concurrent_jobs
-        self._waiting: dict[int, tuple[Source, float]] = {}
-        self._kills = Kills(self._find_run, self._tell)
+        self._kills = Kills(self._find_run, self._tell, spool.ledger)
         self._recovering_sources = len(sources)
         self._taken_since_start: set[int] = set()
         self._is_answering_ping = False
-        self._draining = False
+        self._told_refusal = ""
         self._greenlets: set[gevent.Greenlet[..., Any]] = set()
         self._changed = Event()
         self._stops: SimpleQueue[JobRunnerError | bool] = SimpleQueue()
@@ -78,7 +83,7 @@ class Worker:
         """Work until `stop` is called. Raises what makes going on impossible."""
         try:
             self._executor.open()
-            for reporter in self._reporters:
+            for reporter in self.reporters:
                 reporter.open()
             self._take_up_folders()
             for source in self._sources:
@@ -102,6 +107,11 @@ class Worker:
     def fail(self, error: JobRunnerError) -> None:
         """Stop because going on is impossible; `run` raises the error."""
         self._stops.put(error)
+
+    @property
+    def runs(self) -> Mapping[int, LiveRun]:
+        """The runs in hand, by id, the oldest first."""
+        return self._runs
 
     def handle(self, command: Command, source: Source) -> None:
         """Carry out one order; never blocks."""
@@ -127,48 +137,60 @@ class Worker:
 
     def _accept(self, order: Enqueue, source: Source) -> None:
         run_id = order.run_id
-        if self._draining:
-            _log.info("run %d: offer refused: this worker is stopping", run_id)
-            source.refused(order, "stopping")
-        elif run_id in self._runs:
+        refusal = "" if run_id in self._runs else self.admission.refusal()
+        deadline = time.monotonic() + self.options.offer_ttl_seconds
+        if run_id in self._runs:
             _log.debug("run %d: offered again, is in hand", run_id)
-        elif self._free_slots > 0:
-            self._take(run_id, source)
-        elif run_id in self._waiting or len(self._waiting) < MAX_WAITING_OFFERS:
-            deadline = time.monotonic() + self._options.offer_ttl_seconds
-            self._waiting[run_id] = (source, deadline)
+        elif refusal:
+            self._refuse(order, source, refusal)
+        elif self.free_slots > 0:
+            self._take(run_id, source, deadline)
+        elif run_id in self.waiting or len(self.waiting) < MAX_WAITING_OFFERS:
+            self.waiting[run_id] = (source, deadline)
             _log.debug("run %d: offered while every slot is taken", run_id)
         else:
-            source.refused(order, "too many offers")
+            self._refuse(order, source, "too many offers")
+            self._spool.ledger.gave_up("offers dropped")
 
-    def _take(self, run_id: int, source: Source, deadline: float | None = None) -> None:
-        if deadline is None:
-            deadline = time.monotonic() + self._options.offer_ttl_seconds
+    def _refuse(self, order: Enqueue, source: Source, why: str) -> None:
+        """Say so in the log at the first time: offers are repeated all the time."""
+        level = logging.DEBUG if why == self._told_refusal else logging.INFO
+        self._told_refusal = why
+        said = "this worker is stopping" if why == "stopping" else why
+        _log.log(level, "run %d: offer refused: %s", order.run_id, said)
+        source.refused(order, why)
+
+    def _take(self, run_id: int, source: Source, deadline: float) -> None:
+        self._told_refusal = ""
         live = self._register(run_id, source)
         self._spawn(self._run_offer, live, deadline)
 
     def _register(self, run_id: int, source: Source) -> LiveRun:
         """Every run in hand has a slot until its script has ended."""
         live = LiveRun(run_id, source, self._executor, on_end=self._free_slot)
-        self._free_slots -= 1
+        self.free_slots -= 1
         self._runs[run_id] = live
         if self._recovering_sources:
             self._taken_since_start.add(run_id)
         return live
 
     def _free_slot(self) -> None:
-        self._free_slots += 1
+        self.free_slots += 1
         self._changed.set()
-        while self._waiting and self._free_slots > 0 and not self._draining:
-            run_id = next(iter(self._waiting))
-            source, deadline = self._waiting.pop(run_id)
-            if time.monotonic() <= deadline and run_id not in self._runs:
+        while self.waiting and self.free_slots > 0:
+            run_id = next(iter(self.waiting))
+            source, deadline = self.waiting.pop(run_id)
+            if time.monotonic() > deadline or run_id in self._runs:
+                continue
+            if refusal := self.admission.refusal():
+                self._refuse(Enqueue(run_id), source, refusal)
+            else:
                 self._take(run_id, source, deadline)
 
     def _run_offer(self, live: LiveRun, deadline: float) -> None:
         with self._in_hand(live):
-            limit = self._options.max_log_bytes
-            if acceptance.accept(live, self._spool, limit, deadline):
+            limit, refusal = self.options.max_log_bytes, self.admission.refusal
+            if acceptance.accept(live, self._spool, limit, deadline, refusal):
                 _log.info("run %d: claimed", live.id)
                 self._perform(live)
                 live.source.done(Enqueue(live.id))
@@ -177,7 +199,7 @@ class Worker:
         for kill_request_id in folder.note.kill_requests:
             self.handle(Kill(kill_request_id, live.id), live.source)
         with self._in_hand(live):
-            reschedule = self._options.reschedule_interrupted
+            reschedule = self.options.reschedule_interrupted
             if acceptance.resume(live, folder, self._spool, reschedule=reschedule):
                 self._perform(live)
 
@@ -187,23 +209,18 @@ class Worker:
                 live,
                 offer,
                 self._spool,
-                self._options.max_log_bytes,
-                reschedule=self._options.reschedule_interrupted,
+                self.options.max_log_bytes,
+                reschedule=self.options.reschedule_interrupted,
             ):
                 self._perform(live)
 
     def _perform(self, live: LiveRun) -> None:
-        reports = Reports(self._reporters, live.folder)
-        perform(live, reports, self._options.log_flush_seconds)
+        reports = Reports(self.reporters, live.folder)
+        perform(live, reports, self.options.log_flush_seconds)
         while live.kills_under_way:
             self._changed.wait()
             self._changed.clear()
-        if reports.refused:
-            reason = f"run {live.id}: not every report was taken by the server"
-            self._spool.set_aside(live.folder.path, reason)
-        else:
-            live.folder.remove()
-        live.reported()
+        departure.settle(live, self._spool)
 
     def _take_interrupted(self, source: Source) -> None:
         """Deal with what the server has as ours, but this worker does not have."""
@@ -227,20 +244,23 @@ class Worker:
             self._taken_since_start.clear()
 
     def _take_up_folders(self) -> None:
-        by_name = {source.name: source for source in self._sources}
         for folder in self._spool.folders():
-            run_id = folder.note.run_id
-            source = by_name.get(folder.note.source)
-            if source is None:
-                _log.error(
-                    "run %d: its source %r is not configured any more: the folder %s "
-                    "is left alone",
-                    run_id,
-                    folder.note.source,
-                    folder.path,
-                )
-                continue
-            self._spawn(self._run_folder, self._register(run_id, source), folder)
+            self.take_up(folder)
+
+    def take_up(self, folder: RunFolder) -> None:
+        """Go on with a run of which there is a folder and that nobody has in hand."""
+        run_id, name = folder.note.run_id, folder.note.source
+        for source in self._sources:
+            if source.name == name:
+                self._spawn(self._run_folder, self._register(run_id, source), folder)
+                return
+        _log.error(
+            "run %d: its source %r is not configured any more: the folder %s is left "
+            "alone",
+            run_id,
+            name,
+            folder.path,
+        )
 
     def _kill(self, order: Kill, source: Source) -> None:
         self._kills.carry_out(order, source)
@@ -248,7 +268,7 @@ class Worker:
 
     def _find_run(self, run_id: int) -> LiveRun | None:
         """Return a run to be killed; claim one that waits, so that nobody starts it."""
-        source, deadline = self._waiting.pop(run_id, (None, 0.0))
+        source, deadline = self.waiting.pop(run_id, (None, 0.0))
         if source is not None and time.monotonic() <= deadline:
             self._take(run_id, source, deadline)
         return self._runs.get(run_id)
@@ -261,17 +281,18 @@ class Worker:
         source.done(order)
 
     def _tell(self, call: Callable[[Reporter], None]) -> None:
-        for reporter in self._reporters:
+        for reporter in self.reporters:
             try:
                 call(reporter)
             except ApiError as error:
+                self._spool.ledger.gave_up("kill reports and pings refused")
                 _log.error("refused by the server, going on without: %s", error)
 
     def _drain(self) -> None:
         """Sources stay open meanwhile: kills and pings are still heard."""
-        self._draining = True
+        self.admission.is_stopping = True
         _log.info("stopping when %d runs have ended and are reported", len(self._runs))
-        self._waiting.clear()
+        self.waiting.clear()
         ended = self._spawn(self._wait_until_drained)
         second_stop = gevent.spawn(self._stops.get)
         gevent.wait([ended, second_stop], count=1)
@@ -286,7 +307,7 @@ class Worker:
                 deadline = None
             else:
                 now = time.monotonic()
-                deadline = deadline or now + self._options.drain_report_seconds
+                deadline = deadline or now + self.options.drain_report_seconds
                 timeout = deadline - now
                 if timeout <= 0:
                     return
@@ -301,22 +322,16 @@ class Worker:
             )
         gevent.killall(list(self._greenlets))
         self._executor.close()
-        for reporter in self._reporters:
+        for reporter in self.reporters:
             reporter.close()
         for source in self._sources:
             source.close()
 
     @contextmanager
     def _in_hand(self, live: LiveRun) -> Iterator[None]:
-        """Whatever happens to one run, the worker goes on."""
         try:
-            yield
-        except ApiError as error:
-            _log.warning("run %d: let go: %s", live.id, error)
-        except OSError as error:
-            _log.error("run %d: let go, the spool is not usable: %s", live.id, error)
-        except Exception:
-            _log.exception("run %d: let go, its folder is kept", live.id)
+            with departure.in_hand(live, self._spool):
+                yield
         finally:
             live.forget()
             self._runs.pop(live.id, None)

@@ -21,16 +21,35 @@ class Layer:
     may_import: tuple[str, ...]
 
 
-WORDS = ("errors", "models", "settings")
+WORDS = ("errors", "models", "setting_rules", "settings", "ledger")
 PURE = ("protocol", "auth", "backoff", "log_window")
 CONTRACTS = ("*.base", "central_api")
-FOLDER = ("output_file", "private_files", "run_folder", "run_note")
-CORE = ("perform", "worker", "reports", "live_run", "acceptance", "kills")
+FOLDER = (
+    "output_file",
+    "private_files",
+    "reported_steps",
+    "run_folder",
+    "run_note",
+    "failed_folders",
+)
+CORE = (
+    "perform",
+    "worker",
+    "reports",
+    "live_run",
+    "acceptance",
+    "admission",
+    "departure",
+    "kills",
+    "status",
+    "console",
+    "control",
+)
 BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
-    "words": Layer(WORDS, ("errors", "models")),
+    "words": Layer(WORDS, ("errors", "models", "setting_rules")),
     "pure": Layer(PURE, WORDS),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
@@ -50,6 +69,23 @@ LAYERS = {
     "client": Layer(
         ("client", "client.*", "data_folder"),
         (*BELOW_PARTS, "api", "data_folder", "worker_log", "client", "client.*"),
+    ),
+    "operator": Layer(
+        ("operator", "operator.*"),
+        (
+            *WORDS,
+            *FOLDER,
+            "spool",
+            "admission",
+            "control",
+            "status",
+            "executors.process_tree",
+            "reporters.rest",
+            "client.listing",
+            "worker_log",
+            "operator",
+            "operator.*",
+        ),
     ),
     "roots": Layer(("wiring", "cli", "__main__"), ("*",)),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),

@@ -10,7 +10,12 @@ import pytest
 
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Outcome, Run
-from job_runner_worker.reports import LIVE_LOG_BYTES_PER_SECOND, Reports
+from job_runner_worker.reported_steps import forget_refusals
+from job_runner_worker.reports import (
+    LIVE_LOG_BYTES_PER_SECOND,
+    SLOW_BOUND_SECONDS,
+    Reports,
+)
 from job_runner_worker.run_folder import Note, RunFolder
 from job_runner_worker.testing import RecordingReporter
 
@@ -19,6 +24,7 @@ RUN = Run(3, "/api/v1/run/3/", "3", "a title", "#!/bin/sh\ntrue\n")
 MARK = "\x1eend of run 3\n"
 END = Outcome(0, "", NOW)
 REFUSAL = ApiError("PATCH run: 404", 404)
+UNAUTHORIZED = ApiError("PATCH run: 401", 401)
 FLUSH_SECONDS = 0.5
 
 
@@ -75,7 +81,7 @@ def test_each_reporter_hears_each_step_in_order(
     say(folder, f"hello\n{MARK}")
     tell_all(reports)
     assert first.calls == second.calls == ALL
-    assert not reports.refused
+    assert folder.refusals == []
 
 
 @pytest.mark.parametrize("told", range(5))
@@ -113,7 +119,7 @@ def test_a_refusal_is_logged_and_the_next_steps_are_told(
     first.fail_next(1, REFUSAL)
     tell_all(reports)
     assert (first.calls, second.calls) == (ALL[1:], ALL)
-    assert reports.refused
+    assert folder.refusals == [("first", "enqueued")]
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert "run 3: 'enqueued' refused" in record.getMessage()
 
@@ -126,6 +132,69 @@ def test_a_refused_step_is_not_repeated_after_a_restart(
     again = Reports([first], RunFolder.load(folder.path))
     again.started(1, NOW)
     assert first.calls == []
+
+
+def test_a_refusal_is_known_after_a_restart_and_told_again_once_it_is_forgotten(
+    reports: Reports, first: RecordingReporter, folder: RunFolder
+) -> None:
+    first.fail_next(1, REFUSAL)
+    reports.started(1, NOW)
+    assert RunFolder.load(folder.path).refusals == [("first", "started")]
+    forget_refusals(folder.path)
+    again = RunFolder.load(folder.path)
+    assert again.refusals == []
+    Reports([first], again).started(1, NOW)
+    assert first.calls == [("started", 3, 1)]
+
+
+def test_what_met_a_401_is_told_again_before_the_end_and_slowly(
+    first: RecordingReporter, folder: RunFolder
+) -> None:
+    sleeps: list[float] = []
+    first.fail_next(3 + 3 * 9, UNAUTHORIZED)
+    say(folder, f"hello\n{MARK}")
+    tell_all(Reports([first], folder, sleeps.append))
+    assert first.calls == ALL
+    assert folder.refusals == []
+    assert max(sleeps) <= SLOW_BOUND_SECONDS
+    assert len(sleeps) >= 5
+
+
+def test_what_met_a_401_is_due_after_a_restart(
+    first: RecordingReporter, folder: RunFolder
+) -> None:
+    first.fail_next(1, UNAUTHORIZED)
+    Reports([first], folder).started(4711, NOW)
+    Reports([first], RunFolder.load(folder.path)).started(4711, NOW)
+    assert first.calls == [("started", 3, 4711)]
+
+
+def test_what_stays_401_when_the_end_is_taken_is_refused(
+    first: RecordingReporter, folder: RunFolder
+) -> None:
+    reports = Reports([first], folder)
+    reports.enqueued(NOW)
+    first.fail_next(2, UNAUTHORIZED)
+    reports.started(1, NOW)
+    reports.finished(END)
+    assert first.names_for(3) == ["enqueued", "logged", "finished"]
+    assert folder.refusals == [("first", "started")]
+
+
+def test_a_log_that_the_server_has_more_of_is_left_alone(
+    reports: Reports, first: RecordingReporter, folder: RunFolder
+) -> None:
+    folder.update_note(keeps_log=True)
+    reports.finished(END)
+    assert first.names_for(3) == ["finished"]
+
+
+def test_a_run_with_an_end_is_told_its_log_and_no_more(
+    reports: Reports, first: RecordingReporter, folder: RunFolder
+) -> None:
+    say(folder, f"hello\n{MARK}")
+    reports.logged_after_end(END)
+    assert first.calls == [("logged", 3, "hello\n", True)]
 
 
 def test_a_log_is_told_only_when_it_has_grown(
@@ -154,7 +223,7 @@ def test_a_live_log_that_fails_is_told_the_next_time(
     say(folder, "one\n")
     first.fail_next()
     assert reports.logged(FLUSH_SECONDS) == FLUSH_SECONDS
-    assert not reports.refused
+    assert folder.refusals == []
     reports.logged(FLUSH_SECONDS)
     assert first.calls == [("logged", 3, "one\n", False)]
 

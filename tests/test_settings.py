@@ -80,11 +80,12 @@ def test_three_settings_are_enough_and_the_others_have_the_known_defaults():
         process_tracking="auto",
         environment=("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_*", "TZ"),
         drain_report_seconds=10.0,
+        spool_min_free_bytes=104857600,
     )
 
 
 def test_the_expected_settings_above_are_all_there_are():
-    assert len(dataclasses.fields(Settings)) == 30
+    assert len(dataclasses.fields(Settings)) == 31
 
 
 @pytest.mark.parametrize(

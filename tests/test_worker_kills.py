@@ -201,7 +201,7 @@ def test_a_kill_of_a_waiting_offer_takes_nobody_s_slot(tmp_path: Path) -> None:
         worker.executor.wait_for_start(4).end()
         executions[1].end()
         worker.wait_until_idle()
-        assert worker.worker._free_slots == 2
+        assert worker.worker.free_slots == 2
 
 
 def test_an_order_that_cannot_be_read_may_be_repeated(

@@ -67,8 +67,11 @@ def test_an_error_in_one_run_is_its_own(
         executor.wait_for_start(4).end()
         worker.reporter.wait_for_finish(4)
         worker.wait_until_idle()
-        assert worker.folders() == ["3"]
-    assert "run 3: let go, its folder is kept" in caplog.text
+        assert worker.folders() == ["failed"]
+        (failed,) = worker.spool.failed.entries()
+    assert (failed.name, failed.run_id) == ("3", 3)
+    assert "a fault of this worker: RuntimeError('a bug')" in failed.reason
+    assert "failed retry 3" in caplog.text
 
 
 @pytest.mark.parametrize("step", ["started", "finished"])

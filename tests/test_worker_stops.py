@@ -28,7 +28,7 @@ def test_a_drain_refuses_offers_and_ends_when_the_runs_have(tmp_path: Path) -> N
         worker.say(Enqueue(3))
         execution = worker.executor.wait_for_start(3)
         worker.worker.stop(drain=True)
-        eventually(lambda: worker.worker._draining, "the drain")
+        eventually(lambda: worker.worker.admission.is_stopping, "the drain")
         worker.say(Enqueue(4), Ping())
         worker.reporter.wait_for(
             lambda: ("pinged",) in worker.reporter.calls, "the answer to a ping"
@@ -47,7 +47,7 @@ def test_a_drain_forgets_the_offers_that_wait(tmp_path: Path) -> None:
         worker.say(Enqueue(3), Enqueue(4))
         execution = worker.executor.wait_for_start(3)
         worker.worker.stop(drain=True)
-        eventually(lambda: worker.worker._draining, "the drain")
+        eventually(lambda: worker.worker.admission.is_stopping, "the drain")
         execution.end()
         worker.wait_for_stop()
         assert worker.executor.starts == [3]
@@ -121,7 +121,7 @@ def test_a_second_stop_leaves_at_once(tmp_path: Path, second_drain: bool) -> Non
         worker.say(Enqueue(3))
         worker.executor.wait_for_start(3)
         worker.worker.stop(drain=True)
-        eventually(lambda: worker.worker._draining, "the drain")
+        eventually(lambda: worker.worker.admission.is_stopping, "the drain")
         worker.stop(drain=second_drain)
         assert worker.folders() == ["3"]
 

@@ -21,8 +21,6 @@ from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.reporters.base import Reporter
 
-SLOW_BOUND_SECONDS = 600.0
-"""A result that is refused with 401 is kept and tried this seldom."""
 _UNAUTHORIZED, _CONFLICT = 401, 409
 _log = logging.getLogger(__name__)
 
@@ -82,10 +80,8 @@ class RestReporter(Reporter):
             "exit_status": outcome.exit_status,
             "reason": outcome.reason,
         }
-        quick = backoff.waits()
-        slow = backoff.waits(backoff.MAX_BOUND_SECONDS, SLOW_BOUND_SECONDS)
+        waits = backoff.waits()
         while (refusal := self._finish(run, fields)) is not None:
-            waits = slow if refusal.status == _UNAUTHORIZED else quick
             self._sleep(next(waits) + (refusal.retry_after_seconds or 0.0))
         self._log_uris.pop(run.id, None)
         self._unsure_of_log.discard(run.id)
@@ -117,13 +113,6 @@ class RestReporter(Reporter):
         except ApiError as error:
             if error.status == _CONFLICT:
                 return self._resolve_conflict(run, error)
-            if error.status == _UNAUTHORIZED:
-                _log.error(
-                    "run %d: the server refuses its end (401); it is kept and tried "
-                    "again: check api_key, secret and the pool of the job",
-                    run.id,
-                )
-                return error
             if not error.transient:
                 raise
             if self._has_ended(run):

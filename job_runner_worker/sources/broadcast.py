@@ -67,6 +67,8 @@ class BroadcastSource(Source):
         self._previous: zmq.Socket[bytes] | None = None
         self._overlaps_until = 0.0
         self._closed = False
+        self.heard_at: float | None = None
+        """When the broadcaster last said something, in monotonic seconds."""
 
     def commands(self) -> Iterator[Command]:
         """Yield orders. Nonsense is logged; it costs the connection nothing."""
@@ -129,6 +131,8 @@ class BroadcastSource(Source):
             patience = self._options.reconnect_after_inactivity_seconds
         ready = dict(poller.poll(int(patience * 1000)))
         received = [frames for socket in ready for frames in _drain(socket)]
+        if received:
+            self.heard_at = time.monotonic()
         if self._previous is not None:
             if self._current in ready or self._overlaps_until < time.monotonic():
                 self._close_previous()

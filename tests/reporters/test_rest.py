@@ -10,11 +10,7 @@ import pytest
 from job_runner_worker import __version__, backoff
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Outcome, Run
-from job_runner_worker.reporters.rest import (
-    SLOW_BOUND_SECONDS,
-    RestOptions,
-    RestReporter,
-)
+from job_runner_worker.reporters.rest import RestOptions, RestReporter
 from job_runner_worker.testing import FakeApi, Fault
 
 NOW = datetime(2026, 11, 22, 2, 26, 2, 104471, tzinfo=UTC)
@@ -217,25 +213,8 @@ def test_a_log_that_conflicts_though_there_is_none_is_refused() -> None:
         told.reporter.logged(told.run, "log", final=True)
 
 
-def test_an_end_that_is_refused_with_401_is_kept_and_tried_slowly(
-    told: Reported,
-) -> None:
-    refusal = told.fail("status", "PATCH", times=None, status=401)
-
-    def mend() -> None:
-        if len(told.sleeps) == 12:
-            told.api.faults.clear()
-
-    told.on_sleep = mend
-    told.reporter.finished(told.run, END)
-    assert refusal.hits == 12
-    assert told.api.run(told.run.id)["return_success"] is True
-    assert max(told.sleeps) > QUICK_BOUNDS[-1]
-    assert max(told.sleeps) <= SLOW_BOUND_SECONDS
-
-
-@pytest.mark.parametrize("status", [400, 404, 410])
-def test_an_end_that_is_refused_for_good_is_given_up(
+@pytest.mark.parametrize("status", [400, 401, 404, 410])
+def test_an_end_that_is_refused_is_not_repeated_here(
     told: Reported, status: int
 ) -> None:
     told.fail("status", "PATCH", status=status)

@@ -1,0 +1,76 @@
+"""``reported.json`` of a run folder: who has been told what, a JSON list a line.
+
+``[reporter, step]`` was acknowledged; ``[reporter, step, "refused"]`` is not taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from job_runner_worker.private_files import PRIVATE, read_file, write_atomically
+
+NAME = "reported.json"
+_REFUSED = "refused"
+
+
+class ReportedSteps:
+    """The steps of one run that need not be told any more, and to whom."""
+
+    def __init__(self, folder_path: Path) -> None:
+        self._path = folder_path / NAME
+        self._acknowledged: set[tuple[str, str]] = set()
+        self._refused: set[tuple[str, str]] = set()
+        self._unwritten: list[tuple[str, ...]] = []
+
+    @property
+    def refusals(self) -> list[tuple[str, str]]:
+        """(reporter, step) of what was refused for good."""
+        return sorted(self._refused)
+
+    def __contains__(self, told: tuple[str, str]) -> bool:
+        """Whether (reporter, step) was acknowledged, or refused for good."""
+        return told in self._acknowledged or told in self._refused
+
+    def read(self) -> None:
+        """Take over what an earlier worker has written."""
+        with contextlib.suppress(FileNotFoundError):
+            for line in read_file(self._path).splitlines():
+                # A torn line costs a repeated report, nothing else.
+                with contextlib.suppress(ValueError, TypeError, RecursionError):
+                    reporter, step, *refused = map(str, json.loads(line))
+                    told = self._refused if refused else self._acknowledged
+                    told.add((reporter, step))
+
+    def acknowledge(self, reporter: str, step: str) -> None:
+        """Remember that a reporter has been told a step; `write` makes it durable."""
+        self._acknowledged.add((reporter, step))
+        self._unwritten.append((reporter, step))
+
+    def refuse(self, reporter: str, step: str) -> None:
+        """Remember that a reporter will not take a step; `write` makes it durable."""
+        self._refused.add((reporter, step))
+        self._unwritten.append((reporter, step, _REFUSED))
+
+    def write(self) -> None:
+        """One line a step: to replace the file each time costs a run milliseconds.
+
+        Each begins with its line end, so that a torn one before it stays alone. Raises
+        OSError.
+        """
+        lines = "".join(f"\n{json.dumps(step)}" for step in self._unwritten)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with open(os.open(self._path, flags, PRIVATE), "wb", buffering=0) as file:
+            file.write(lines.encode())
+        self._unwritten.clear()
+
+
+def forget_refusals(folder_path: Path) -> None:
+    """Let what was refused be told again by the next worker. Raises OSError."""
+    path = folder_path / NAME
+    with contextlib.suppress(FileNotFoundError):
+        lines = path.read_bytes().splitlines()
+        kept = [line for line in lines if f'"{_REFUSED}"'.encode() not in line]
+        write_atomically(path, b"\n".join(kept))

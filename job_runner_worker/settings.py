@@ -13,11 +13,12 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.launcher_settings import LauncherSettings
 from job_runner_worker.setting_rules import (
     HOST,
     KEY,
@@ -31,6 +32,8 @@ from job_runner_worker.setting_rules import (
     number,
     read_host,
 )
+from job_runner_worker.setting_rules import seconds as _seconds
+from job_runner_worker.setting_rules import setting as _setting
 
 SECTION = "job_runner_worker"
 MASK = "********"
@@ -41,20 +44,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 InterruptedRuns = Literal["reschedule", "fail"]
 LeftoverProcesses = Literal["leave", "kill"]
 ProcessTracking = Literal["auto", "subreaper"]
-
-
-def _setting(help: str, rule: Rule, default: Any = MISSING, **about: str) -> Any:
-    """Declare a setting: required, unless it has a default or is derived.
-
-    ``about``: its ``unit``; ``derived``, what its default follows from; ``example``.
-    """
-    metadata = {"help": help, "rule": rule, "unit": "", "derived": "", "example": ""}
-    is_shown = rule is not SECRET
-    return field(default=default, repr=is_shown, metadata=metadata | about)
-
-
-def _seconds(default: float, low: float, high: float, help: str) -> Any:
-    return _setting(help, number(float, low, high), default, unit="seconds")
+_CENTRAL = ("api_base_url", "secret")
 
 
 def _one_of(choices: object, default: str, help: str) -> Any:
@@ -71,8 +61,8 @@ def _server(help: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """The effective settings of a worker; `load` and `parse` make them."""
+class WorkerSettings:
+    """The settings of a worker, but for its launcher."""
 
     api_base_url: str = _setting(
         "The central server.", URL, example="https://jobs.example.com"
@@ -167,6 +157,16 @@ class Settings:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(LauncherSettings, WorkerSettings):
+    """The effective settings of a worker; `load` and `parse` make them."""
+
+    @property
+    def has_central_server(self) -> bool:
+        """Whether orders come from a central server, too."""
+        return bool(self.api_base_url)
+
+
 def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Settings:
     """Return the settings in an ini file.
 
@@ -200,14 +200,20 @@ def parse(
     for name in options:
         if name not in known:
             raise _error(origin, f"unknown, {_remedy(name, known)}", SECTION, name)
-    values: dict[str, Any] = {}
+    # With the launcher alone there is nobody to be known to.
+    alone = "launcher_bind" in options and not any(map(options.get, _CENTRAL))
+    values: dict[str, Any] = dict.fromkeys(_CENTRAL, "") if alone else {}
     for name, each in known.items():
         text = options.get(name, "").strip()
         if text or (name in options and each.default not in (MISSING, None)):
             values[name] = _value(origin, each, text)
+        elif alone and is_required(each):
+            values.setdefault(name, "launcher")
         elif is_required(each):
             raise _error(origin, f"is missing, add `{name} = ...`", SECTION, name)
-    host = read_host(urllib.parse.urlsplit(values["api_base_url"]).hostname or "")
+    _check_callers(origin, values)
+    host = urllib.parse.urlsplit(values["api_base_url"]).hostname or ""
+    host = read_host(host) if host else ""
     values.setdefault("ws_server_hostname", host)
     values.setdefault("broadcaster_server_hostname", host)
     if "spool_path" not in values:
@@ -218,8 +224,9 @@ def parse(
 def describe(settings: Settings) -> list[tuple[str, str]]:
     """Return names and values as an ini file has them, the secret masked."""
     return [
-        (each.name, text_of(getattr(settings, each.name)) if each.repr else MASK)
+        (each.name, text_of(value) if each.repr or not value else MASK)
         for each in fields(settings)
+        for value in [getattr(settings, each.name)]
     ]
 
 
@@ -235,7 +242,8 @@ def text_of(value: object) -> str:
     if isinstance(value, float):
         return str(value).removesuffix(".0")
     if isinstance(value, tuple):
-        return " ".join(value)
+        gap = ":" if any(isinstance(each, Path) for each in value) else " "
+        return gap.join(map(str, value))
     return "" if value is None else str(value)
 
 
@@ -250,6 +258,19 @@ def _value(origin: str, setting: Field[Any], text: str) -> Any:
         if "\n" in text:
             got = ", got several lines, unindent the lower ones"
     raise _error(origin, f"must be {rule.allowed}{got}", SECTION, setting.name)
+
+
+def _check_callers(origin: str, values: Mapping[str, Any]) -> None:
+    """Whoever may give jobs may run anything: not everybody in a network may."""
+    bind = values.get("launcher_bind")
+    if bind is None or bind.is_loopback:
+        return
+    if not (values.get("launcher_tokens") or values.get("launcher_macs")):
+        what = (
+            f"{bind} can be reached from other machines, add launcher_tokens or "
+            "launcher_macs, or bind to 127.0.0.1"
+        )
+        raise _error(origin, what, SECTION, "launcher_bind")
 
 
 def _default_spool_path(

@@ -23,7 +23,7 @@ from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Command, Enqueue, Kill, Ping, RunState
 from job_runner_worker.perform import perform
 from job_runner_worker.reporters.base import Reporter
-from job_runner_worker.reports import Reports
+from job_runner_worker.reports import Reports, told_of
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.sources.base import Offer, Source
 from job_runner_worker.spool import Spool
@@ -138,7 +138,8 @@ class Worker:
     def _accept(self, order: Enqueue, source: Source) -> None:
         run_id = order.run_id
         refusal = "" if run_id in self._runs else self.admission.refusal()
-        deadline = time.monotonic() + self.options.offer_ttl_seconds
+        ttl_seconds = source.offer_ttl_seconds or self.options.offer_ttl_seconds
+        deadline = time.monotonic() + ttl_seconds
         if run_id in self._runs:
             _log.debug("run %d: offered again, is in hand", run_id)
         elif refusal:
@@ -194,6 +195,8 @@ class Worker:
                 _log.info("run %d: claimed", live.id)
                 self._perform(live)
                 live.source.done(Enqueue(live.id))
+                return
+        live.source.refused(Enqueue(live.id), "not taken")
 
     def _run_folder(self, live: LiveRun, folder: RunFolder) -> None:
         for kill_request_id in folder.note.kill_requests:
@@ -215,7 +218,7 @@ class Worker:
                 self._perform(live)
 
     def _perform(self, live: LiveRun) -> None:
-        reports = Reports(self.reporters, live.folder)
+        reports = Reports(told_of(self.reporters, live.source), live.folder)
         perform(live, reports, self.options.log_flush_seconds)
         while live.kills_under_way:
             self._changed.wait()
@@ -275,13 +278,13 @@ class Worker:
 
     def _answer_ping(self, order: Ping, source: Source) -> None:
         try:
-            self._tell(lambda to: to.pinged(datetime.now(UTC)))
+            self._tell(source, lambda to: to.pinged(datetime.now(UTC)))
         finally:
             self._is_answering_ping = False
         source.done(order)
 
-    def _tell(self, call: Callable[[Reporter], None]) -> None:
-        for reporter in self.reporters:
+    def _tell(self, source: Source, call: Callable[[Reporter], None]) -> None:
+        for reporter in told_of(self.reporters, source):
             try:
                 call(reporter)
             except ApiError as error:

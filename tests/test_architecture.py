@@ -21,8 +21,15 @@ class Layer:
     may_import: tuple[str, ...]
 
 
-WORDS = ("errors", "models", "setting_rules", "settings", "ledger")
-PURE = ("protocol", "auth", "backoff", "log_window")
+WORDS = (
+    "errors",
+    "models",
+    "setting_rules",
+    "launcher_settings",
+    "settings",
+    "ledger",
+)
+PURE = ("protocol", "auth", "backoff", "log_window", "mac", "job_request")
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
     "output_file",
@@ -31,6 +38,8 @@ FOLDER = (
     "run_folder",
     "run_note",
     "failed_folders",
+    "job_files",
+    "job_store",
 )
 CORE = (
     "perform",
@@ -49,12 +58,16 @@ BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
-    "words": Layer(WORDS, ("errors", "models", "setting_rules")),
-    "pure": Layer(PURE, WORDS),
+    "words": Layer(WORDS, ("errors", "models", "setting_rules", "launcher_settings")),
+    "pure": Layer(PURE, (*WORDS, "mac")),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),
     "executors": Layer(("executors.*",), (*BELOW_PARTS, "executors", "executors.*")),
+    "launcher": Layer(
+        ("sources.launcher", "sources.launcher_*"),
+        (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
+    ),
     "parts": Layer(
         ("api", "spool", "claims", "worker_log", "sources.*", "reporters.*"),
         BELOW_PARTS,
@@ -101,7 +114,7 @@ ONLY_IN = {
         "server.event_hub",
         "testing.*",
     ),
-    "requests": ("api",),
+    "requests": ("api", "reporters.callback"),
     "urllib3": ("api",),
     "psutil": ("executors.*",),
     "gevent.monkey": ("__main__",),

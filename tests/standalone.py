@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ ENVIRON = {
     name: value
     for name, value in os.environ.items()
     if not name.startswith("JOB_RUNNER_") and name != "CONFIG_PATH"
-} | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+} | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
 class Standalone:
@@ -93,7 +94,12 @@ class Standalone:
         self.process.send_signal(number)
 
     def wait(self):
-        return self.process.wait(LIMIT_SECONDS)
+        try:
+            return self.process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            # With PYTHONFAULTHANDLER: where it hangs stands in its log.
+            self.process.send_signal(signal.SIGABRT)
+            raise
 
     def begin(self, *words):
         """Start another command that talks to this server."""

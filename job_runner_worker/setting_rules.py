@@ -7,7 +7,7 @@ import ipaddress
 import re
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 
@@ -19,6 +19,7 @@ class Rule:
     pattern: str
     convert: Callable[[str], Any] = str
     is_right: Callable[[str], bool] = lambda text: True
+    is_secret: bool = False
 
     def read(self, text: str) -> Any:
         """Return the value of a text. Raises ValueError."""
@@ -63,7 +64,9 @@ URL = Rule(
     _is_url,
 )
 KEY = Rule("one word without a colon", r"[^:\s\x00-\x1f\x7f-\x9f]+")
-SECRET = Rule("one line without control characters", r"[^\x00-\x1f\x7f-\x9f]+")
+SECRET = Rule(
+    "one line without control characters", r"[^\x00-\x1f\x7f-\x9f]+", is_secret=True
+)
 RESOURCE = Rule(
     "a plain ASCII path that begins and ends with a slash, without query",
     r"/((?!\.\.?/)[A-Za-z0-9._~-]+/)*",
@@ -73,3 +76,17 @@ NAMES = Rule(
     "[^=,;:]*",
     lambda text: tuple(text.split()),
 )
+
+
+def setting(help: str, rule: Rule, default: Any = MISSING, **about: str) -> Any:
+    """Declare a setting: required, unless it has a default or is derived.
+
+    ``about``: its ``unit``; ``derived``, what its default follows from; ``example``.
+    """
+    metadata = {"help": help, "rule": rule, "unit": "", "derived": "", "example": ""}
+    return field(default=default, repr=not rule.is_secret, metadata=metadata | about)
+
+
+def seconds(default: float, low: float, high: float, help: str) -> Any:
+    """Declare a time."""
+    return setting(help, number(float, low, high), default, unit="seconds")

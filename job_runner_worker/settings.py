@@ -13,11 +13,13 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.secret_file import SecretFileError, find_secret
+from job_runner_worker.security_settings import SecuritySettings
 from job_runner_worker.setting_rules import (
     HOST,
     KEY,
@@ -31,6 +33,8 @@ from job_runner_worker.setting_rules import (
     number,
     read_host,
 )
+from job_runner_worker.setting_rules import seconds as _seconds
+from job_runner_worker.setting_rules import setting as _setting
 
 SECTION = "job_runner_worker"
 MASK = "********"
@@ -41,20 +45,6 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 InterruptedRuns = Literal["reschedule", "fail"]
 LeftoverProcesses = Literal["leave", "kill"]
 ProcessTracking = Literal["auto", "subreaper"]
-
-
-def _setting(help: str, rule: Rule, default: Any = MISSING, **about: str) -> Any:
-    """Declare a setting: required, unless it has a default or is derived.
-
-    ``about``: its ``unit``; ``derived``, what its default follows from; ``example``.
-    """
-    metadata = {"help": help, "rule": rule, "unit": "", "derived": "", "example": ""}
-    is_shown = rule is not SECRET
-    return field(default=default, repr=is_shown, metadata=metadata | about)
-
-
-def _seconds(default: float, low: float, high: float, help: str) -> Any:
-    return _setting(help, number(float, low, high), default, unit="seconds")
 
 
 def _one_of(choices: object, default: str, help: str) -> Any:
@@ -71,8 +61,8 @@ def _server(help: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """The effective settings of a worker; `load` and `parse` make them."""
+class WorkerSettings:
+    """The settings of a worker, but for those of other modules."""
 
     api_base_url: str = _setting(
         "The central server.", URL, example="https://jobs.example.com"
@@ -167,6 +157,11 @@ class Settings:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings(SecuritySettings, WorkerSettings):
+    """The effective settings of a worker; `load` and `parse` make them."""
+
+
 def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Settings:
     """Return the settings in an ini file.
 
@@ -200,6 +195,10 @@ def parse(
     for name in options:
         if name not in known:
             raise _error(origin, f"unknown, {_remedy(name, known)}", SECTION, name)
+    try:
+        options = {**options, "secret": find_secret(options, environ)}
+    except SecretFileError as error:
+        raise _error(origin, str(error), SECTION, error.option) from None
     values: dict[str, Any] = {}
     for name, each in known.items():
         text = options.get(name, "").strip()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import gevent
-
-from job_runner_worker import __version__
+from job_runner_worker import __version__, systemd
 from job_runner_worker.api import ApiClient, ApiOptions
 from job_runner_worker.claims import CentralClaims, ResourcePaths
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
+from job_runner_worker.daemon import Daemon
 from job_runner_worker.executors import cgroup
 from job_runner_worker.executors.local import LocalExecutor, LocalOptions
 from job_runner_worker.reporters.events import EventReporter
@@ -27,8 +25,10 @@ from job_runner_worker.worker import Worker, WorkerOptions
 _log = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Run the daemon until a signal stops it; return its exit status.
+
+    ``reread`` returns the settings as they stand in the file by now.
 
     Raises SpoolError and SpoolLockedError before anything is started, and ApiError
     with status 401 where the API does not accept the key.
@@ -37,11 +37,9 @@ def run_worker(settings: Settings) -> int:
     spool.open()
     control: Control | None = None
     try:
+        systemd.step_aside(os.environ)
         worker, contacts = build_worker(settings, spool, os.environ)
         control = Control(spool.path, Console(worker, spool, contacts).answer)
-        # TERM: runs end first. INT: runs go on without us. A second one: go at once.
-        gevent.signal_handler(signal.SIGTERM, worker.stop, drain=True)
-        gevent.signal_handler(signal.SIGINT, worker.stop, drain=False)
         _log.info(
             "job_runner_worker %s: key %s, API %s, spool %s, %d slots",
             __version__,
@@ -51,7 +49,13 @@ def run_worker(settings: Settings) -> int:
             settings.concurrent_jobs,
         )
         control.open()
-        worker.run()
+        Daemon(
+            worker,
+            systemd.Notifier(os.environ),
+            settings,
+            reread,
+            lambda changed: worker.reconfigure(worker_options(changed)),
+        ).run()
         _log.info("stopped")
     finally:
         if control is not None:
@@ -114,15 +118,7 @@ def build_worker(
         claims.worker_uri,
     )
     worker = Worker(
-        WorkerOptions(
-            concurrent_jobs=settings.concurrent_jobs,
-            max_log_bytes=settings.max_log_bytes,
-            log_flush_seconds=settings.log_flush_seconds,
-            offer_ttl_seconds=settings.offer_ttl_seconds,
-            drain_report_seconds=settings.drain_report_seconds,
-            reschedule_interrupted=settings.interrupted_runs == "reschedule",
-            spool_min_free_bytes=settings.spool_min_free_bytes,
-        ),
+        worker_options(settings),
         spool,
         [source],
         _local_executor(settings, spool, environ),
@@ -133,6 +129,19 @@ def build_worker(
         "API": lambda: api.answered_at,
         "broadcaster": lambda: source.heard_at,
     }
+
+
+def worker_options(settings: Settings) -> WorkerOptions:
+    """Return what of the settings may change while the worker runs."""
+    return WorkerOptions(
+        concurrent_jobs=settings.concurrent_jobs,
+        max_log_bytes=settings.max_log_bytes,
+        log_flush_seconds=settings.log_flush_seconds,
+        offer_ttl_seconds=settings.offer_ttl_seconds,
+        drain_report_seconds=settings.drain_report_seconds,
+        reschedule_interrupted=settings.interrupted_runs == "reschedule",
+        spool_min_free_bytes=settings.spool_min_free_bytes,
+    )
 
 
 def script_environment(

@@ -77,6 +77,7 @@ class Worker:
         self._told_refusal = ""
         self._greenlets: set[gevent.Greenlet[..., Any]] = set()
         self._changed = Event()
+        self.ready = Event()  # every source is heard, and has said what was left
         self._stops: SimpleQueue[JobRunnerError | bool] = SimpleQueue()
 
     def run(self) -> None:
@@ -103,6 +104,15 @@ class Worker:
         A second call, of either kind, leaves at once.
         """
         self._stops.put(drain)
+
+    def reconfigure(self, options: WorkerOptions) -> None:
+        """Go on with other options; runs in hand keep what they have begun with."""
+        self.free_slots += options.concurrent_jobs - self.options.concurrent_jobs
+        self.options = options
+        self.admission.min_free_bytes = options.spool_min_free_bytes
+        for reporter in self.reporters:
+            reporter.resized(options.concurrent_jobs)
+        self._fill_slots()
 
     def fail(self, error: JobRunnerError) -> None:
         """Stop because going on is impossible; `run` raises the error."""
@@ -177,6 +187,9 @@ class Worker:
     def _free_slot(self) -> None:
         self.free_slots += 1
         self._changed.set()
+        self._fill_slots()
+
+    def _fill_slots(self) -> None:
         while self.waiting and self.free_slots > 0:
             run_id = next(iter(self.waiting))
             source, deadline = self.waiting.pop(run_id)
@@ -242,6 +255,9 @@ class Worker:
         self._recovering_sources -= 1
         if not self._recovering_sources:
             self._taken_since_start.clear()
+            for each in self._sources:
+                each.wait_until_listening()
+            self.ready.set()
 
     def _take_up_folders(self) -> None:
         for folder in self._spool.folders():

@@ -21,7 +21,15 @@ class Layer:
     may_import: tuple[str, ...]
 
 
-WORDS = ("errors", "models", "setting_rules", "settings", "ledger")
+WORDS = (
+    "errors",
+    "models",
+    "secret_file",
+    "security_settings",
+    "setting_rules",
+    "settings",
+    "ledger",
+)
 PURE = ("protocol", "auth", "backoff", "log_window")
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
@@ -49,14 +57,16 @@ BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
-    "words": Layer(WORDS, ("errors", "models", "setting_rules")),
+    "words": Layer(
+        WORDS, ("errors", "models", "secret_file", "se*_settings", "setting_rules")
+    ),
     "pure": Layer(PURE, WORDS),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),
     "executors": Layer(("executors.*",), (*BELOW_PARTS, "executors", "executors.*")),
     "parts": Layer(
-        ("api", "spool", "claims", "worker_log", "sources.*", "reporters.*"),
+        ("api", "spool", "claims", "worker_log", "systemd", "sources.*", "reporters.*"),
         BELOW_PARTS,
     ),
     "core": Layer(CORE, (*BELOW_PARTS, *CORE, "spool")),
@@ -87,7 +97,7 @@ LAYERS = {
             "operator.*",
         ),
     ),
-    "roots": Layer(("wiring", "cli", "__main__"), ("*",)),
+    "roots": Layer(("wiring", "daemon", "cli", "__main__"), ("*",)),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }
 

@@ -108,6 +108,8 @@ class ApiClient:
         self._down_since: float | None = None
         self.answered_at: float | None = None
         """When the API itself last answered, in monotonic seconds."""
+        self.last_date = ""
+        """The Date of the last answer, as HTTP has it."""
 
     def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
         """Return the JSON object at a path with query."""
@@ -171,6 +173,7 @@ class ApiClient:
         except _NO_ANSWER as error:
             raise ApiError(f"{what}: no answer: {error}", transient=True) from error
         status = answer.status
+        self.last_date = answer.headers.get("Date", "")
         if status == _DONE[method] and (method != "GET" or answer.found is not None):
             return answer
         if 200 <= status < 300:

@@ -71,28 +71,10 @@ def build_worker(
 
     And for `status`: when each of the other sides was last heard.
     """
-    api = ApiClient(
-        ApiOptions(
-            base_url=settings.api_base_url,
-            api_key=settings.api_key,
-            secret=settings.secret,
-            verify=str(settings.ca_bundle or "") or settings.verify_ssl,
-            timeout_seconds=settings.http_timeout_seconds,
-        )
-    )
+    api = build_api(settings)
     if not settings.verify_ssl:
         _log.warning("verify_ssl is off: anybody may pretend to be the API")
-    claims = CentralClaims(
-        api,
-        ResourcePaths(
-            worker=settings.worker_resource_uri,
-            run=settings.run_resource_uri,
-            run_log=settings.run_log_resource_uri,
-            kill_request=settings.kill_request_resource_uri,
-            job=settings.job_resource_uri,
-        ),
-        settings.api_key,
-    )
+    claims = build_claims(settings, api)
     source = BroadcastSource(
         BroadcastOptions(
             address=_zmq_address(
@@ -121,7 +103,7 @@ def build_worker(
         worker_options(settings),
         spool,
         [source],
-        _local_executor(settings, spool, environ),
+        build_executor(settings, spool, environ),
         # An event says that REST has the news: whoever hears it may ask there.
         [rest, events],
     )
@@ -129,6 +111,34 @@ def build_worker(
         "API": lambda: api.answered_at,
         "broadcaster": lambda: source.heard_at,
     }
+
+
+def build_api(settings: Settings) -> ApiClient:
+    """Return the client of the central API."""
+    return ApiClient(
+        ApiOptions(
+            base_url=settings.api_base_url,
+            api_key=settings.api_key,
+            secret=settings.secret,
+            verify=str(settings.ca_bundle or "") or settings.verify_ssl,
+            timeout_seconds=settings.http_timeout_seconds,
+        )
+    )
+
+
+def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
+    """Return what asks the central server whose a run is."""
+    return CentralClaims(
+        api,
+        ResourcePaths(
+            worker=settings.worker_resource_uri,
+            run=settings.run_resource_uri,
+            run_log=settings.run_log_resource_uri,
+            kill_request=settings.kill_request_resource_uri,
+            job=settings.job_resource_uri,
+        ),
+        settings.api_key,
+    )
 
 
 def worker_options(settings: Settings) -> WorkerOptions:
@@ -156,9 +166,10 @@ def script_environment(
     }
 
 
-def _local_executor(
+def build_executor(
     settings: Settings, spool: Spool, environ: Mapping[str, str]
 ) -> LocalExecutor:
+    """Return the executor that runs scripts on this machine."""
     cgroups = None
     if settings.process_tracking == "auto":
         cgroups = cgroup.find(spool.path)

@@ -97,7 +97,7 @@ LAYERS = {
             "operator.*",
         ),
     ),
-    "roots": Layer(("wiring", "daemon", "cli", "__main__"), ("*",)),
+    "roots": Layer(("wiring", "daemon", "doctor", "cli", "__main__"), ("*",)),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }
 

@@ -20,7 +20,8 @@ from job_runner_worker.reporters.rest import RestOptions, RestReporter
 from job_runner_worker.settings import Settings
 from job_runner_worker.sources.broadcast import BroadcastOptions, BroadcastSource
 from job_runner_worker.spool import Spool
-from job_runner_worker.worker import Worker, WorkerOptions
+from job_runner_worker.worker import Worker
+from job_runner_worker.worker_options import WorkerOptions
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,25 +26,13 @@ from job_runner_worker.reports import Reports
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.sources.base import Offer, Source
 from job_runner_worker.spool import Spool
+from job_runner_worker.worker_options import WorkerOptions
 
 MAX_WAITING_OFFERS = 10_000
 """More offers than this are dropped: an order is a hint that the server repeats."""
 _BEGUN = (RunState.STARTING, RunState.RUNNING)
 _UNAUTHORIZED = 401
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """What the operator decides about the core."""
-
-    concurrent_jobs: int
-    max_log_bytes: int
-    log_flush_seconds: float
-    offer_ttl_seconds: float
-    drain_report_seconds: float
-    reschedule_interrupted: bool
-    spool_min_free_bytes: int = 0
 
 
 class Worker:

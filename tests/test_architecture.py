@@ -43,6 +43,7 @@ FOLDER = (
 CORE = (
     "perform",
     "worker",
+    "worker_options",
     "reports",
     "live_run",
     "acceptance",

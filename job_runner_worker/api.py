@@ -58,6 +58,7 @@ class ApiOptions:
     verify: bool | str = True
     timeout_seconds: float = 30.0
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    client_certificate: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class ApiClient:
         # comes first: REQUESTS_CA_BUNDLE does not outweigh ca_bundle.
         self._environment: dict[str, Any] = dict(
             self._session.merge_environment_settings(
-                options.base_url, {}, True, options.verify, None
+                options.base_url, {}, True, options.verify, options.client_certificate
             )
         )
         self._server: _Server | None = None

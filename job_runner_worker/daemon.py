@@ -24,6 +24,8 @@ RELOADABLE = frozenset(
         "log_level",
         "max_log_bytes",
         "offer_ttl_seconds",
+        "redact",
+        "redact_environment",
         "spool_min_free_bytes",
     }
 )

@@ -15,6 +15,7 @@ from job_runner_worker.control import Control
 from job_runner_worker.daemon import Daemon
 from job_runner_worker.executors import cgroup
 from job_runner_worker.executors.local import LocalExecutor, LocalOptions
+from job_runner_worker.redaction import Redactor
 from job_runner_worker.reporters.events import EventReporter
 from job_runner_worker.reporters.rest import RestOptions, RestReporter
 from job_runner_worker.settings import Settings
@@ -123,8 +124,17 @@ def build_api(settings: Settings) -> ApiClient:
             secret=settings.secret,
             verify=str(settings.ca_bundle or "") or settings.verify_ssl,
             timeout_seconds=settings.http_timeout_seconds,
+            client_certificate=_client_certificate(settings),
         )
     )
+
+
+def _client_certificate(settings: Settings) -> tuple[str, str] | None:
+    """Return certificate and key; one file may hold both."""
+    if settings.client_certificate is None:
+        return None
+    key = settings.client_key or settings.client_certificate
+    return str(settings.client_certificate), str(key)
 
 
 def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
@@ -152,7 +162,19 @@ def worker_options(settings: Settings) -> WorkerOptions:
         drain_report_seconds=settings.drain_report_seconds,
         reschedule_interrupted=settings.interrupted_runs == "reschedule",
         spool_min_free_bytes=settings.spool_min_free_bytes,
+        redactor=_redactor(settings, os.environ),
     )
+
+
+def _redactor(settings: Settings, environ: Mapping[str, str]) -> Redactor | None:
+    if not settings.redact and not settings.redact_environment:
+        return None
+    values = [
+        value
+        for name, value in environ.items()
+        if any(fnmatch.fnmatchcase(name, each) for each in settings.redact_environment)
+    ]
+    return Redactor(settings.redact or "", [*values, settings.secret])
 
 
 def script_environment(

@@ -215,6 +215,7 @@ class Worker:
                 self._perform(live)
 
     def _perform(self, live: LiveRun) -> None:
+        live.folder.output.redactor = self.options.redactor
         reports = Reports(self.reporters, live.folder)
         perform(live, reports, self.options.log_flush_seconds)
         while live.kills_under_way:

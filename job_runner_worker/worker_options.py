@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job_runner_worker.redaction import Redactor
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
@@ -16,3 +18,4 @@ class WorkerOptions:
     drain_report_seconds: float
     reschedule_interrupted: bool
     spool_min_free_bytes: int = 0
+    redactor: Redactor | None = None

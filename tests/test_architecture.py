@@ -30,7 +30,7 @@ WORDS = (
     "settings",
     "ledger",
 )
-PURE = ("protocol", "auth", "backoff", "log_window")
+PURE = ("protocol", "auth", "backoff", "log_window", "redaction")
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
     "output_file",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class ApiOptions:
     timeout_seconds: float = 30.0
     max_answer_bytes: int = MAX_ANSWER_BYTES
     client_certificate: tuple[str, str] | None = None
+    is_stamped: bool = False
+    """Whether requests are signed in our own way, which cannot be replayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,9 +266,12 @@ class ApiClient:
 
     def identify(self, method: str, target: str, body: bytes) -> dict[str, Any]:
         """Return the headers that say who sends a request."""
-        header = auth.authorization(
-            self._options.api_key, self._options.secret, method, target, body
-        )
+        key, secret = self._options.api_key, self._options.secret
+        if self._options.is_stamped:
+            stamp = auth.Stamp(key, int(time.time()), secrets.token_hex(16))
+            header = auth.stamped_authorization(stamp, secret, method, target, body)
+        else:
+            header = auth.authorization(key, secret, method, target, body)
         # Bytes: a key may hold more than the Latin-1 that http.client would take.
         return {"Authorization": header.encode("utf-8")}
 

@@ -6,10 +6,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from job_runner_worker.setting_rules import NAMES, Rule, setting
 
 _FILE = Rule("the absolute path of a file that exists", "/.*", Path, os.path.isfile)
+
+Signature = Literal["sha1", "sha256"]
 
 
 def _is_expression(text: str) -> bool:
@@ -38,6 +41,11 @@ class SecuritySettings:
     )
     client_key: Path | None = setting(
         "The key of client_certificate, where it is not in the same file.", _FILE, None
+    )
+    signature: Signature = setting(
+        "How requests are signed; sha256 is for our own server only.",
+        Rule("sha1 or sha256", "sha1|sha256"),
+        "sha1",
     )
     redact: str | None = setting(
         "What is replaced in logs before they leave the machine.", _EXPRESSION, None

@@ -124,6 +124,7 @@ def build_api(settings: Settings) -> ApiClient:
             secret=settings.secret,
             verify=str(settings.ca_bundle or "") or settings.verify_ssl,
             timeout_seconds=settings.http_timeout_seconds,
+            is_stamped=settings.signature == "sha256",
             client_certificate=_client_certificate(settings),
         )
     )

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from job_runner_worker.central_api import CentralApi
 from job_runner_worker.errors import ApiError
-from job_runner_worker.models import Kill, Run
+from job_runner_worker.models import FIRST_OWN_ID, Kill, Run
 from job_runner_worker.sources.base import Holder, Offer
 
 _ID = re.compile("[0-9]{1,18}")
@@ -140,7 +140,7 @@ class CentralClaims:
 
     def _offer(self, found: Mapping[str, Any], own_uri: str, path: str) -> Offer:
         run_id = found.get("id")
-        if type(run_id) is not int or run_id <= 0:
+        if type(run_id) is not int or not 0 < run_id < FIRST_OWN_ID:
             raise ApiError(f"GET {path}: a run without a positive `id`")
         if found.get("enqueue_dts") is None:
             holder = Holder.NOBODY

@@ -53,6 +53,7 @@ _COMMANDS = {
     "log": ("show what a run has printed", "client.log"),
     "kill": ("ask for runs to be killed", "client.kill"),
     "workers": ("show the workers", "client.workers"),
+    "launch": ("give a job to the launcher of a worker", "client.launch"),
 }
 """What there is besides the daemon: its help, and its module below this package.
 

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from job_runner_worker import central_parts, wiring
 from job_runner_worker import settings as settings_module
-from job_runner_worker import wiring
 from job_runner_worker.errors import ApiError, ConfigError, JobRunnerError
 from job_runner_worker.executors import cgroup
 from job_runner_worker.models import Run
@@ -98,15 +98,18 @@ class Doctor:
         self._settings = settings
         self._environ = environ
         self._now = now
-        self._api = wiring.build_api(settings)
+        self._api = central_parts.build_api(settings)
 
     def checks(self) -> list[Check]:
         """Return all checks, in the order in which a worker would fail."""
-        return [
+        central = [
             Check("API and key", self.api),
             Check("clock", self.clock),
             Check("orders", self.orders),
             Check("events", self.events),
+        ]
+        return [
+            *(central if self._settings.has_central_server else []),
             Check("spool", self.spool),
             Check("room", self.room),
             Check("processes", self.processes),
@@ -116,7 +119,7 @@ class Doctor:
     def api(self) -> str:
         """The API answers and accepts the key."""
         settings = self._settings
-        claims = wiring.build_claims(settings, self._api)
+        claims = central_parts.build_claims(settings, self._api)
         try:
             uri = claims.worker_uri(patient=False)
         except ApiError as error:

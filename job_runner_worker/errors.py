@@ -63,6 +63,17 @@ class ApiError(JobRunnerError):
         return self.status is not None and self.status < 500
 
 
+class RequestError(JobRunnerError):
+    """A caller's request cannot be carried out; ``field`` is what has to be changed.
+
+    ``field`` is empty where the request as a whole is meant.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
 class ExecutorError(JobRunnerError):
     """An executor could not do its work for one run."""
 

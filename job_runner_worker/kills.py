@@ -22,7 +22,7 @@ from job_runner_worker.sources.base import Source
 
 MAX_REMEMBERED = 1_000
 """Requests carried out; an original server repeats one until it hears of it."""
-Tell = Callable[[Callable[[Reporter], None]], None]
+Tell = Callable[[Source, Callable[[Reporter], None]], None]
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +30,7 @@ class Kills:
     """The kill requests of this process: under way, and the last ones carried out.
 
     ``find_run`` returns a run that is in hand, and claims one that waits for a slot.
-    ``tell`` calls something on every reporter.
+    ``tell`` calls something on every reporter of a source.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Kills:
         if run_id is None:
             _log.info("kill request %d: has been taken care of", number)
         else:
-            self._end_run(number, run_id)
+            self._end_run(number, run_id, source)
         source.done(order)
         self._is_under_way[number] = False
         self._forget_the_oldest()
 
-    def _end_run(self, number: int, run_id: int) -> None:
+    def _end_run(self, number: int, run_id: int, source: Source) -> None:
         live = self._find_run(run_id)
         if live is None:
             _log.info(
@@ -85,21 +85,26 @@ class Kills:
                 run_id,
                 number,
             )
-            self._report(number, None)
+            self._report(number, source, None)
             return
         _log.info("run %d: kill request %d, state %s", run_id, number, live.state)
         reason = f"killed on request {number}"
         live.note_kill(number, reason)
         # At once: the reports wait for the API, the kill waits for nobody. If this
         # worker has to leave meanwhile, the next one finds the request in the folder.
-        self._report(number, gevent.spawn(live.kill, reason))
+        self._report(number, source, gevent.spawn(live.kill, reason))
         live.forget_kill(number)
 
-    def _report(self, number: int, killing: gevent.Greenlet[..., Any] | None) -> None:
-        self._tell(lambda to: to.kill_requested(number, datetime.now(UTC)))
+    def _report(
+        self,
+        number: int,
+        source: Source,
+        killing: gevent.Greenlet[..., Any] | None,
+    ) -> None:
+        self._tell(source, lambda to: to.kill_requested(number, datetime.now(UTC)))
         if killing is not None:
             killing.join()
-        self._tell(lambda to: to.kill_executed(number, datetime.now(UTC)))
+        self._tell(source, lambda to: to.kill_executed(number, datetime.now(UTC)))
 
     def _forget_the_oldest(self) -> None:
         if len(self._is_under_way) > MAX_REMEMBERED:

@@ -6,6 +6,12 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
+FIRST_OWN_ID = 10**15
+"""Runs and kill requests that a worker numbers itself begin here.
+
+Those of a central server are smaller: so a number says enough in one spool.
+"""
+
 
 class RunState(enum.StrEnum):
     """How far a run has got on this worker."""

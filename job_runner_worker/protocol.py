@@ -9,7 +9,15 @@ import json
 from collections.abc import Mapping, Sequence
 
 from job_runner_worker.errors import ProtocolError
-from job_runner_worker.models import Command, Enqueue, Event, EventKind, Kill, Ping
+from job_runner_worker.models import (
+    FIRST_OWN_ID,
+    Command,
+    Enqueue,
+    Event,
+    EventKind,
+    Kill,
+    Ping,
+)
 
 BROADCAST_TOPIC_PREFIX = "master.broadcast."
 EVENT_TOPIC = b"worker.event"
@@ -109,6 +117,6 @@ def _decode_object(body: bytes) -> Mapping[str, object]:
 def _id_in(message: Mapping[str, object], name: str) -> int:
     """Ids become folder names: nothing but a positive integer is taken for one."""
     value = message.get(name)
-    if type(value) is not int or not 0 < value < 2**63:
+    if type(value) is not int or not 0 < value < FIRST_OWN_ID:
         raise ProtocolError(f"`{name}` is a positive integer, got {value!r:.80}")
     return value

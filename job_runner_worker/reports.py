@@ -13,6 +13,7 @@ from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Outcome
 from job_runner_worker.reporters.base import Reporter
 from job_runner_worker.run_folder import RunFolder
+from job_runner_worker.sources.base import Source
 
 LIVE_LOG_BYTES_PER_SECOND = 64 * 1024
 """A longer log is sent less often: about this much is sent per run and second."""
@@ -20,6 +21,11 @@ SLOW_BOUND_SECONDS = 600.0
 """What is refused with 401 is kept and tried this seldom."""
 _UNAUTHORIZED = 401
 _log = logging.getLogger(__name__)
+
+
+def told_of(reporters: Sequence[Reporter], source: Source) -> list[Reporter]:
+    """Return the reporters that are told of a source's runs, kills and pings."""
+    return [each for each in reporters if each.sender in (None, source.sender)]
 
 
 class Reports:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.launcher_settings import LauncherSettings
 from job_runner_worker.secret_file import SecretFileError, find_secret
 from job_runner_worker.security_settings import SecuritySettings
 from job_runner_worker.setting_rules import (
@@ -45,6 +46,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 InterruptedRuns = Literal["reschedule", "fail"]
 LeftoverProcesses = Literal["leave", "kill"]
 ProcessTracking = Literal["auto", "subreaper"]
+_CENTRAL = ("api_base_url", "secret")
 
 
 def _one_of(choices: object, default: str, help: str) -> Any:
@@ -157,9 +159,14 @@ class WorkerSettings:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings(SecuritySettings, WorkerSettings):
+@dataclass(frozen=True, kw_only=True)
+class Settings(LauncherSettings, SecuritySettings, WorkerSettings):
     """The effective settings of a worker; `load` and `parse` make them."""
+
+    @property
+    def has_central_server(self) -> bool:
+        """Whether orders come from a central server, too."""
+        return bool(self.api_base_url)
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Settings:
@@ -199,14 +206,20 @@ def parse(
         options = {**options, "secret": find_secret(options, environ)}
     except SecretFileError as error:
         raise _error(origin, str(error), SECTION, error.option) from None
-    values: dict[str, Any] = {}
+    # With the launcher alone there is nobody to be known to.
+    alone = "launcher_bind" in options and not any(map(options.get, _CENTRAL))
+    values: dict[str, Any] = dict.fromkeys(_CENTRAL, "") if alone else {}
     for name, each in known.items():
         text = options.get(name, "").strip()
         if text or (name in options and each.default not in (MISSING, None)):
             values[name] = _value(origin, each, text)
+        elif alone and is_required(each):
+            values.setdefault(name, "launcher")
         elif is_required(each):
             raise _error(origin, f"is missing, add `{name} = ...`", SECTION, name)
-    host = read_host(urllib.parse.urlsplit(values["api_base_url"]).hostname or "")
+    _check_callers(origin, values)
+    host = urllib.parse.urlsplit(values["api_base_url"]).hostname or ""
+    host = read_host(host) if host else ""
     values.setdefault("ws_server_hostname", host)
     values.setdefault("broadcaster_server_hostname", host)
     if "spool_path" not in values:
@@ -217,8 +230,9 @@ def parse(
 def describe(settings: Settings) -> list[tuple[str, str]]:
     """Return names and values as an ini file has them, the secret masked."""
     return [
-        (each.name, text_of(getattr(settings, each.name)) if each.repr else MASK)
+        (each.name, text_of(value) if each.repr or not value else MASK)
         for each in fields(settings)
+        for value in [getattr(settings, each.name)]
     ]
 
 
@@ -234,7 +248,8 @@ def text_of(value: object) -> str:
     if isinstance(value, float):
         return str(value).removesuffix(".0")
     if isinstance(value, tuple):
-        return " ".join(value)
+        gap = ":" if any(isinstance(each, Path) for each in value) else " "
+        return gap.join(map(str, value))
     return "" if value is None else str(value)
 
 
@@ -249,6 +264,19 @@ def _value(origin: str, setting: Field[Any], text: str) -> Any:
         if "\n" in text:
             got = ", got several lines, unindent the lower ones"
     raise _error(origin, f"must be {rule.allowed}{got}", SECTION, setting.name)
+
+
+def _check_callers(origin: str, values: Mapping[str, Any]) -> None:
+    """Whoever may give jobs may run anything: not everybody in a network may."""
+    bind = values.get("launcher_bind")
+    if bind is None or bind.is_loopback:
+        return
+    if not (values.get("launcher_tokens") or values.get("launcher_macs")):
+        what = (
+            f"{bind} can be reached from other machines, add launcher_tokens or "
+            "launcher_macs, or bind to 127.0.0.1"
+        )
+        raise _error(origin, what, SECTION, "launcher_bind")
 
 
 def _default_spool_path(

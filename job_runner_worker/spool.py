@@ -3,6 +3,7 @@
 <spool>/lock         held by the worker that is alive
 <spool>/spool.json   whose spool it is
 <spool>/<run id>/    a run; see run_folder
+<spool>/parts/       what sources and reporters keep for themselves
 <spool>/failed/      what could not be read or reported; see failed_folders
 <spool>/paused       there while no run is to be claimed; see admission
 <spool>/control      the socket of the worker that is alive; see control
@@ -36,6 +37,7 @@ FORMAT = 1
 LOCK_PATIENCE_SECONDS = 0.5
 """How long a worker waits for the lock: an operator's command has it for moments."""
 _LOCK_PAUSE_SECONDS = 0.02
+_NO_RUNS = (FAILED, "parts")
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +79,10 @@ class Spool:
             os.close(self._lock)
             self._lock = None
 
+    def part_path(self, name: str) -> Path:
+        """Return the folder in which a source or reporter may keep something."""
+        return self.path / "parts" / name
+
     def create(
         self, run_id: int, source: str, claimed_at: str, limit: int, failure: str = ""
     ) -> RunFolder:
@@ -112,7 +118,7 @@ class Spool:
         found = []
         for entry in sorted(os.scandir(self.path), key=lambda entry: entry.name):
             path = Path(entry.path)
-            if not entry.is_dir(follow_symlinks=False) or entry.name == FAILED:
+            if not entry.is_dir(follow_symlinks=False) or entry.name in _NO_RUNS:
                 continue
             if entry.name.endswith((NEW_SUFFIX, DONE_SUFFIX)):
                 self._remove(path)

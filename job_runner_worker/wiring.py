@@ -8,21 +8,35 @@ import os
 from collections.abc import Callable, Mapping
 
 from job_runner_worker import __version__, systemd
-from job_runner_worker.api import ApiClient, ApiOptions
-from job_runner_worker.claims import CentralClaims, ResourcePaths
+from job_runner_worker.central_parts import (
+    build_api,
+    build_claims,
+    verify,
+    worker_options,
+)
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
 from job_runner_worker.daemon import Daemon
+from job_runner_worker.errors import SpoolError
 from job_runner_worker.executors import cgroup
 from job_runner_worker.executors.local import LocalExecutor, LocalOptions
-from job_runner_worker.redaction import Redactor
+from job_runner_worker.job_store import JobStore
+from job_runner_worker.reporters.base import Reporter
+from job_runner_worker.reporters.callback import (
+    CallbackClient,
+    CallbackOptions,
+    CallbackReporter,
+)
 from job_runner_worker.reporters.events import EventReporter
 from job_runner_worker.reporters.rest import RestOptions, RestReporter
 from job_runner_worker.settings import Settings
+from job_runner_worker.sources.base import Source
 from job_runner_worker.sources.broadcast import BroadcastOptions, BroadcastSource
+from job_runner_worker.sources.launcher import LauncherOptions, LauncherSource
+from job_runner_worker.sources.launcher_callers import Callers
+from job_runner_worker.sources.launcher_http import LauncherDoor, listen
 from job_runner_worker.spool import Spool
 from job_runner_worker.worker import Worker
-from job_runner_worker.worker_options import WorkerOptions
 
 _log = logging.getLogger(__name__)
 
@@ -71,11 +85,33 @@ def build_worker(
 ) -> tuple[Worker, dict[str, Clock]]:
     """Return the worker that the settings describe, connected to nothing yet.
 
-    And for `status`: when each of the other sides was last heard.
+    And for `status`: when each of the other sides was last heard. Raises
+    ConfigError where the launcher's address cannot be listened on.
     """
-    api = build_api(settings)
+    sources: list[Source] = []
+    reporters: list[Reporter] = []
+    clocks: dict[str, Clock] = {}
     if not settings.verify_ssl:
         _log.warning("verify_ssl is off: anybody may pretend to be the API")
+    if settings.has_central_server:
+        clocks = _add_central_server(settings, sources, reporters)
+    if settings.launcher_bind is not None:
+        _add_launcher(settings, spool, environ, sources, reporters)
+    worker = Worker(
+        worker_options(settings),
+        spool,
+        sources,
+        build_executor(settings, spool, environ),
+        reporters,
+    )
+    return worker, clocks
+
+
+def _add_central_server(
+    settings: Settings, sources: list[Source], reporters: list[Reporter]
+) -> dict[str, Clock]:
+    """Add its parts; return when each of its sides was last heard."""
+    api = build_api(settings)
     claims = build_claims(settings, api)
     source = BroadcastSource(
         BroadcastOptions(
@@ -101,93 +137,71 @@ def build_worker(
         ),
         claims.worker_uri,
     )
-    worker = Worker(
-        worker_options(settings),
-        spool,
-        [source],
-        build_executor(settings, spool, environ),
-        # An event says that REST has the news: whoever hears it may ask there.
-        [rest, events],
-    )
-    return worker, {
+    sources.append(source)
+    # An event says that REST has the news: whoever hears it may ask there.
+    reporters += [rest, events]
+    return {
         "API": lambda: api.answered_at,
         "broadcaster": lambda: source.heard_at,
     }
 
 
-def build_api(settings: Settings) -> ApiClient:
-    """Return the client of the central API."""
-    return ApiClient(
-        ApiOptions(
-            base_url=settings.api_base_url,
-            api_key=settings.api_key,
-            secret=settings.secret,
-            verify=str(settings.ca_bundle or "") or settings.verify_ssl,
-            timeout_seconds=settings.http_timeout_seconds,
-            is_stamped=settings.signature == "sha256",
-            client_certificate=_client_certificate(settings),
+def _add_launcher(
+    settings: Settings,
+    spool: Spool,
+    environ: Mapping[str, str],
+    sources: list[Source],
+    reporters: list[Reporter],
+) -> None:
+    assert settings.launcher_bind is not None
+    callers = Callers(settings.launcher_tokens, settings.launcher_macs)
+    if not (settings.launcher_tokens or settings.launcher_macs):
+        _log.warning(
+            "launcher_tokens is empty: every user of this machine may run jobs as "
+            "this one"
+        )
+    store = JobStore(spool.part_path(LauncherSource.name))
+    try:
+        store.open()
+    except OSError as error:
+        raise SpoolError(f"{store.path} cannot be used: {error.strerror}") from error
+    door = LauncherDoor(
+        listen(settings.launcher_bind), callers, settings.launcher_hosts
+    )
+    options = LauncherOptions(
+        roots=settings.launcher_roots,
+        max_queued=settings.launcher_max_queued,
+        keep_seconds=settings.launcher_keep_seconds,
+        search_path=script_environment(settings, environ).get("PATH"),
+    )
+    sources.append(LauncherSource(store, door, options))
+    client = CallbackClient(
+        CallbackOptions(
+            credentials=settings.macs,
+            timeout_seconds=settings.callback_timeout_seconds,
+            verify=verify(settings),
         )
     )
-
-
-def _client_certificate(settings: Settings) -> tuple[str, str] | None:
-    """Return certificate and key; one file may hold both."""
-    if settings.client_certificate is None:
-        return None
-    key = settings.client_key or settings.client_certificate
-    return str(settings.client_certificate), str(key)
-
-
-def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
-    """Return what asks the central server whose a run is."""
-    return CentralClaims(
-        api,
-        ResourcePaths(
-            worker=settings.worker_resource_uri,
-            run=settings.run_resource_uri,
-            run_log=settings.run_log_resource_uri,
-            kill_request=settings.kill_request_resource_uri,
-            job=settings.job_resource_uri,
-        ),
-        settings.api_key,
-    )
-
-
-def worker_options(settings: Settings) -> WorkerOptions:
-    """Return what of the settings may change while the worker runs."""
-    return WorkerOptions(
-        concurrent_jobs=settings.concurrent_jobs,
-        max_log_bytes=settings.max_log_bytes,
-        log_flush_seconds=settings.log_flush_seconds,
-        offer_ttl_seconds=settings.offer_ttl_seconds,
-        drain_report_seconds=settings.drain_report_seconds,
-        reschedule_interrupted=settings.interrupted_runs == "reschedule",
-        spool_min_free_bytes=settings.spool_min_free_bytes,
-        redactor=_redactor(settings, os.environ),
-    )
-
-
-def _redactor(settings: Settings, environ: Mapping[str, str]) -> Redactor | None:
-    if not settings.redact and not settings.redact_environment:
-        return None
-    values = [
-        value
-        for name, value in environ.items()
-        if any(fnmatch.fnmatchcase(name, each) for each in settings.redact_environment)
-    ]
-    return Redactor(settings.redact or "", [*values, settings.secret])
+    reporters.append(CallbackReporter(store, client))
 
 
 def script_environment(
     settings: Settings, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return what scripts inherit: what the operator names, and never the secret."""
+    """Return what scripts inherit: what the operator names, and never a secret."""
     return {
         name: value
         for name, value in environ.items()
         if any(fnmatch.fnmatchcase(name, wanted) for wanted in settings.environment)
-        and settings.secret not in value
+        and not any(secret in value for secret in _secrets(settings))
     }
+
+
+def _secrets(settings: Settings) -> list[str]:
+    keys = [each.key for each in (*settings.macs, *settings.launcher_macs)]
+    return [
+        each for each in (settings.secret, *settings.launcher_tokens, *keys) if each
+    ]
 
 
 def build_executor(

@@ -22,7 +22,7 @@ from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Command, Enqueue, Kill, Ping, RunState
 from job_runner_worker.perform import perform
 from job_runner_worker.reporters.base import Reporter
-from job_runner_worker.reports import Reports
+from job_runner_worker.reports import Reports, told_of
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.sources.base import Offer, Source
 from job_runner_worker.spool import Spool
@@ -73,7 +73,8 @@ class Worker:
             self._executor.open()
             for reporter in self.reporters:
                 reporter.open()
-            self._take_up_folders()
+            for folder in self._spool.folders():
+                self.take_up(folder)
             for source in self._sources:
                 self._spawn(self._listen, source)
                 self._spawn(self._take_interrupted, source)
@@ -135,7 +136,8 @@ class Worker:
     def _accept(self, order: Enqueue, source: Source) -> None:
         run_id = order.run_id
         refusal = "" if run_id in self._runs else self.admission.refusal()
-        deadline = time.monotonic() + self.options.offer_ttl_seconds
+        ttl_seconds = source.offer_ttl_seconds or self.options.offer_ttl_seconds
+        deadline = time.monotonic() + ttl_seconds
         if run_id in self._runs:
             _log.debug("run %d: offered again, is in hand", run_id)
         elif refusal:
@@ -194,6 +196,8 @@ class Worker:
                 _log.info("run %d: claimed", live.id)
                 self._perform(live)
                 live.source.done(Enqueue(live.id))
+                return
+        live.source.refused(Enqueue(live.id), "not taken")
 
     def _run_folder(self, live: LiveRun, folder: RunFolder) -> None:
         for kill_request_id in folder.note.kill_requests:
@@ -216,7 +220,7 @@ class Worker:
 
     def _perform(self, live: LiveRun) -> None:
         live.folder.output.redactor = self.options.redactor
-        reports = Reports(self.reporters, live.folder)
+        reports = Reports(told_of(self.reporters, live.source), live.folder)
         perform(live, reports, self.options.log_flush_seconds)
         while live.kills_under_way:
             self._changed.wait()
@@ -247,10 +251,6 @@ class Worker:
                 each.wait_until_listening()
             self.ready.set()
 
-    def _take_up_folders(self) -> None:
-        for folder in self._spool.folders():
-            self.take_up(folder)
-
     def take_up(self, folder: RunFolder) -> None:
         """Go on with a run of which there is a folder and that nobody has in hand."""
         run_id, name = folder.note.run_id, folder.note.source
@@ -279,13 +279,13 @@ class Worker:
 
     def _answer_ping(self, order: Ping, source: Source) -> None:
         try:
-            self._tell(lambda to: to.pinged(datetime.now(UTC)))
+            self._tell(source, lambda to: to.pinged(datetime.now(UTC)))
         finally:
             self._is_answering_ping = False
         source.done(order)
 
-    def _tell(self, call: Callable[[Reporter], None]) -> None:
-        for reporter in self.reporters:
+    def _tell(self, source: Source, call: Callable[[Reporter], None]) -> None:
+        for reporter in told_of(self.reporters, source):
             try:
                 call(reporter)
             except ApiError as error:

@@ -27,10 +27,19 @@ WORDS = (
     "secret_file",
     "security_settings",
     "setting_rules",
+    "launcher_settings",
     "settings",
     "ledger",
 )
-PURE = ("protocol", "auth", "backoff", "log_window", "redaction")
+PURE = (
+    "protocol",
+    "auth",
+    "backoff",
+    "log_window",
+    "redaction",
+    "mac",
+    "job_request",
+)
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
     "output_file",
@@ -39,6 +48,8 @@ FOLDER = (
     "run_folder",
     "run_note",
     "failed_folders",
+    "job_files",
+    "job_store",
 )
 CORE = (
     "perform",
@@ -59,13 +70,25 @@ BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
     "words": Layer(
-        WORDS, ("errors", "models", "secret_file", "se*_settings", "setting_rules")
+        WORDS,
+        (
+            "errors",
+            "models",
+            "secret_file",
+            "security_settings",
+            "setting_rules",
+            "launcher_settings",
+        ),
     ),
-    "pure": Layer(PURE, WORDS),
+    "pure": Layer(PURE, (*WORDS, "mac")),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),
     "executors": Layer(("executors.*",), (*BELOW_PARTS, "executors", "executors.*")),
+    "launcher": Layer(
+        ("sources.launcher", "sources.launcher_*"),
+        (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
+    ),
     "parts": Layer(
         ("api", "spool", "claims", "worker_log", "systemd", "sources.*", "reporters.*"),
         BELOW_PARTS,
@@ -98,7 +121,9 @@ LAYERS = {
             "operator.*",
         ),
     ),
-    "roots": Layer(("wiring", "daemon", "doctor", "cli", "__main__"), ("*",)),
+    "roots": Layer(
+        ("wiring", "central_parts", "daemon", "doctor", "cli", "__main__"), ("*",)
+    ),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }
 
@@ -112,7 +137,7 @@ ONLY_IN = {
         "server.event_hub",
         "testing.*",
     ),
-    "requests": ("api",),
+    "requests": ("api", "reporters.callback"),
     "urllib3": ("api",),
     "psutil": ("executors.*",),
     "gevent.monkey": ("__main__",),

@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 
 from job_runner_worker import protocol
 from job_runner_worker.errors import ProtocolError
-from job_runner_worker.models import Enqueue, Event, EventKind, Kill, Ping
+from job_runner_worker.models import (
+    FIRST_OWN_ID,
+    Enqueue,
+    Event,
+    EventKind,
+    Kill,
+    Ping,
+)
 
 FEW_EXAMPLES = settings(max_examples=50, deadline=None)
 
 TOPIC = b"master.broadcast.web"
-IDS = st.integers(min_value=1, max_value=2**63 - 1)
+IDS = st.integers(min_value=1, max_value=FIRST_OWN_ID - 1)
 COMMANDS = (
     st.builds(Enqueue, IDS) | st.builds(Kill, IDS, st.none() | IDS) | st.builds(Ping)
 )

@@ -85,7 +85,7 @@ def test_three_settings_are_enough_and_the_others_have_the_known_defaults():
 
 
 def test_the_expected_settings_above_are_all_there_are():
-    assert len(dataclasses.fields(Settings)) == 37
+    assert len(dataclasses.fields(Settings)) == 46
 
 
 @pytest.mark.parametrize(
@@ -526,3 +526,22 @@ def test_every_setting_says_what_it_is_for_and_what_it_takes(field):
     if field.default not in (dataclasses.MISSING, None):
         text = settings_module.text_of(field.default)
         assert about["rule"].read(text) == field.default
+
+
+def test_a_launcher_alone_needs_no_central_server():
+    made = parse({"launcher_bind": "127.0.0.1:9998"}, HOME)
+
+    assert (made.has_central_server, made.api_key) == (False, "launcher")
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:9998", "[::]:9998", "example.com:9998"])
+def test_a_launcher_on_the_network_needs_to_know_its_callers(bind):
+    with pytest.raises(ConfigError, match="launcher_tokens"):
+        parse({"launcher_bind": bind}, HOME)
+    parse({"launcher_bind": bind, "launcher_tokens": "x" * 16}, HOME)
+    parse({"launcher_bind": bind, "launcher_macs": "id key"}, HOME)
+
+
+def test_a_launcher_beside_a_central_server_needs_both_of_its_keys():
+    with pytest.raises(ConfigError, match="api_base_url: is missing"):
+        parse({"launcher_bind": "127.0.0.1:9998", "secret": "x"}, HOME)

@@ -19,6 +19,8 @@ class Reporter:
 
     name: str = "reporter"
     acknowledges: bool = False
+    sender: str | None = None
+    """Of whose runs it is told: those of sources with this sender; None: of all."""
 
     def open(self) -> None:
         """Get ready. Called once, before anything is told."""

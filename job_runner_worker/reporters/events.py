@@ -19,6 +19,7 @@ class EventReporter(Reporter):
     """Connects a PUB socket to the WebSocket server. Source: protocol.md, section 2."""
 
     name = "events"
+    sender = "central"
 
     def __init__(self, address: str, heartbeat_seconds: float) -> None:
         self._address = address

@@ -39,6 +39,7 @@ class RestReporter(Reporter):
 
     name = "rest"
     acknowledges = True
+    sender = "central"
 
     def __init__(
         self,

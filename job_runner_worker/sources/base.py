@@ -9,6 +9,9 @@ from datetime import datetime
 
 from job_runner_worker.models import Command, Kill, Run
 
+STOPPING = "stopping"
+"""The reason of `Source.refused` where the worker takes nothing any more."""
+
 
 class Holder(enum.Enum):
     """Whose a run is, as its sender sees it."""
@@ -40,6 +43,12 @@ class Source:
 
     name: str = "source"
     """Stands in run folders: the next worker finds the source of a run by it."""
+
+    sender: str = "central"
+    """Who is behind it: reporters of the same sender are told of its runs."""
+
+    offer_ttl_seconds: float | None = None
+    """How long an offer stands while every slot is taken; None: as configured."""
 
     def commands(self) -> Iterator[Command]:
         """Yield orders until `close` is called. Called once."""

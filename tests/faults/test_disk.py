@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -35,6 +36,9 @@ OUTPUT_MEGABYTES = int(os.environ.get("FAULT_OUTPUT_MEGABYTES", "400"))
 MEGABYTE = 1024 * 1024
 MOST_DISK_BYTES = 150 * MEGABYTE
 MOST_RSS_BYTES = 16 * MEGABYTE
+# What is tested is what happens when there is less than the usual limit allows.
+working_on_little = partial(working, spool_min_free_bytes=0)
+starting_on_little = partial(starting, spool_min_free_bytes=0)
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_a_script_that_fills_the_disk_keeps_its_status_and_its_log_says_what_is_
     server: StandInServer, tmp_path: Path, disk: Path
 ) -> None:
     script = "#!/bin/sh\nseq 1000000\necho late\nexit 3\n"
-    with working(server, tmp_path, max_log_bytes=10_000_000) as scene:
+    with working_on_little(server, tmp_path, max_log_bytes=10_000_000) as scene:
         fill_disk(disk, MEGABYTE)
         run = scene.run(script)
         assert (run["return_success"], run["exit_status"]) == (False, 3)
@@ -101,11 +105,11 @@ def test_a_script_that_fills_the_disk_keeps_its_status_and_its_log_says_what_is_
 def test_a_run_offered_to_a_full_disk_is_not_claimed_and_the_worker_goes_on(
     server: StandInServer, tmp_path: Path, disk: Path
 ) -> None:
-    with working(server, tmp_path) as scene:
+    with working_on_little(server, tmp_path) as scene:
         fill_disk(disk)
         run_id = server.submit("#!/bin/sh\necho hello")
         scene.wait_for_line(
-            f"run {run_id}: let go, the spool is not usable: .*No space"
+            f"run {run_id}: let go: the spool is not usable: .*No space"
         )
         scene.wait_until_heard()
         assert server.api.patches_of(run_id) == []
@@ -119,7 +123,7 @@ def test_ends_on_a_full_disk_arrive_once_from_the_next_worker_when_the_api_is_ba
     server: StandInServer, tmp_path: Path, disk: Path
 ) -> None:
     with Gate(tmp_path) as gate:
-        with working(server, tmp_path, leaves_scripts=True) as scene:
+        with working_on_little(server, tmp_path, leaves_scripts=True) as scene:
             run_id = scene.start(f"#!/bin/sh\n{gate.wait}\necho done; exit 3")
             fill_disk(disk)
             server.api.down = True
@@ -128,7 +132,7 @@ def test_ends_on_a_full_disk_arrive_once_from_the_next_worker_when_the_api_is_ba
             assert wait_for_text(status, r"\d").split() == ["3"]
             scene.worker.kill()
             scene.worker.wait()
-        with starting(server, tmp_path) as scene:
+        with starting_on_little(server, tmp_path) as scene:
             scene.wait_for_line("API does not answer")
             server.api.down = False
             assert scene.end_of(run_id)["exit_status"] == 3
@@ -143,16 +147,16 @@ def test_ends_on_a_full_disk_arrive_once_from_the_next_worker_when_the_api_is_ba
 def test_runs_end_on_a_spool_that_has_become_read_only(
     server: StandInServer, tmp_path: Path, disk: Path
 ) -> None:
-    with Gate(tmp_path) as gate, working(server, tmp_path) as scene:
+    with Gate(tmp_path) as gate, working_on_little(server, tmp_path) as scene:
         run_id = scene.start(f"#!/bin/sh\n{gate.wait}\necho done; exit 3")
         with read_only(disk):
             gate.open()
             assert scene.end_of(run_id)["exit_status"] == 3
             assert server.api.log(run_id) == "done\n"
             scene.wait_for_line(f"run {run_id}: cannot write reported.json: Read-only")
-            scene.wait_for_line(f"run {run_id}: let go, the spool is not usable")
+            scene.wait_for_line(f"run {run_id}: let go: the spool is not usable")
             refused = server.submit("#!/bin/sh\ntrue")
-            scene.wait_for_line(f"run {refused}: let go, the spool is not usable")
+            scene.wait_for_line(f"run {refused}: let go: the spool is not usable")
             assert server.api.patches_of(refused) == []
         server.enqueue(refused)
         assert scene.end_of(refused)["return_success"] is True
@@ -160,7 +164,7 @@ def test_runs_end_on_a_spool_that_has_become_read_only(
         scene.worker.terminate()
         assert scene.worker.wait(LIMIT_SECONDS) == 0
         reports = server.api.patches_of(run_id)
-    with working(server, tmp_path) as scene:
+    with working_on_little(server, tmp_path) as scene:
         scene.wait_for_line(f"run {run_id}: had been reported before the restart")
         scene.wait_until_gone(run_id)
     assert server.api.patches_of(run_id) == reports
@@ -170,9 +174,13 @@ def test_runs_end_on_a_spool_that_has_become_read_only(
 def test_a_run_whose_spool_is_removed_keeps_its_status_and_can_be_killed(
     server: StandInServer, tmp_path: Path, ending: str
 ) -> None:
-    with Gate(tmp_path) as gate, working(server, tmp_path) as scene:
+    with Gate(tmp_path) as gate, working_on_little(server, tmp_path) as scene:
         run_id = scene.start(f"#!/bin/sh\necho a\n{gate.wait}\necho b; exit 3")
         pid = scene.api.run(run_id)["pid"]
+        # It has a pid a moment before it is in its folder.
+        scene.api.wait_for(
+            lambda: server.api.log(run_id) == "a\n", "the log", LIMIT_SECONDS
+        )
         remove_while_it_is_written(tmp_path / "spool")
         if ending == "exit":
             gate.open()
@@ -184,7 +192,7 @@ def test_a_run_whose_spool_is_removed_keeps_its_status_and_can_be_killed(
         assert (run["return_success"], run["exit_status"]) == (False, status)
         _assert_incomplete(scene, run_id)
         lost = server.submit("#!/bin/sh\ntrue")
-        scene.wait_for_line(f"run {lost}: let go, the spool is not usable")
+        scene.wait_for_line(f"run {lost}: let go: the spool is not usable")
         assert server.api.patches_of(lost) == []
         (tmp_path / "spool").mkdir(mode=0o700)
         server.enqueue(lost)
@@ -195,7 +203,7 @@ def test_a_run_whose_spool_is_removed_keeps_its_status_and_can_be_killed(
 def test_what_a_script_prints_after_a_silence_takes_little_disk_and_memory(
     server: StandInServer, tmp_path: Path
 ) -> None:
-    with Gate(tmp_path) as gate, working(server, tmp_path) as scene:
+    with Gate(tmp_path) as gate, working_on_little(server, tmp_path) as scene:
         run_id = scene.start(
             f"#!/bin/sh\necho first\n{gate.wait}\n"
             f"yes 0123456789 | head -c {OUTPUT_MEGABYTES}000000\n"

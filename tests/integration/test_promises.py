@@ -208,7 +208,7 @@ def test_nothing_silent_a_result_that_is_refused_is_said_once_and_kept(
         kept = wait_until(lambda: [*failed.glob("*/output")], "what is kept")
         assert kept[0].read_bytes().startswith(b"said\n")
         assert (failed / str(run_id) / "exit_status").read_text().strip() == "0"
-        scene.wait_for_line(f"ERROR run {run_id}: .*moved to {failed}/{run_id}: look")
+        scene.wait_for_line(f"ERROR run {run_id}: .*moved to {failed}/{run_id}: mend")
         errors = [line for line in scene.lines_about(run_id) if "ERROR" in line]
     # One says what was refused, one where it is kept and what to do.
     assert [bool(re.search("refused|moved to", line)) for line in errors] == [True] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ class ApiOptions:
     verify: bool | str = True
     timeout_seconds: float = 30.0
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    client_certificate: tuple[str, str] | None = None
+    is_stamped: bool = False
+    """Whether requests are signed in our own way, which cannot be replayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +105,15 @@ class ApiClient:
         # comes first: REQUESTS_CA_BUNDLE does not outweigh ca_bundle.
         self._environment: dict[str, Any] = dict(
             self._session.merge_environment_settings(
-                options.base_url, {}, True, options.verify, None
+                options.base_url, {}, True, options.verify, options.client_certificate
             )
         )
         self._server: _Server | None = None
         self._down_since: float | None = None
         self.answered_at: float | None = None
         """When the API itself last answered, in monotonic seconds."""
+        self.last_date = ""
+        """The Date of the last answer, as HTTP has it."""
 
     def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
         """Return the JSON object at a path with query."""
@@ -171,6 +177,7 @@ class ApiClient:
         except _NO_ANSWER as error:
             raise ApiError(f"{what}: no answer: {error}", transient=True) from error
         status = answer.status
+        self.last_date = answer.headers.get("Date", "")
         if status == _DONE[method] and (method != "GET" or answer.found is not None):
             return answer
         if 200 <= status < 300:
@@ -259,9 +266,12 @@ class ApiClient:
 
     def identify(self, method: str, target: str, body: bytes) -> dict[str, Any]:
         """Return the headers that say who sends a request."""
-        header = auth.authorization(
-            self._options.api_key, self._options.secret, method, target, body
-        )
+        key, secret = self._options.api_key, self._options.secret
+        if self._options.is_stamped:
+            stamp = auth.Stamp(key, int(time.time()), secrets.token_hex(16))
+            header = auth.stamped_authorization(stamp, secret, method, target, body)
+        else:
+            header = auth.authorization(key, secret, method, target, body)
         # Bytes: a key may hold more than the Latin-1 that http.client would take.
         return {"Authorization": header.encode("utf-8")}
 

@@ -7,8 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import dataclass
 
 SCHEME = "ApiKey"
+STAMPED_SCHEME = "JobRunner-HMAC-SHA256"
+"""Our own: ``JobRunner-HMAC-SHA256 KEY:SECONDS:NONCE:HEX``."""
+MAX_AGE_SECONDS = 300
+"""How far a stamp may be from the server's clock; so long its nonce is remembered."""
+MAX_NONCE_CHARACTERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Who signed a request, when (seconds since 1970), and what makes it unique."""
+
+    api_key: str
+    at: int
+    nonce: str
 
 
 def sign(secret: str, method: str, path: str, body: bytes) -> str:
@@ -43,6 +58,42 @@ def verify(header: str, secret: str, method: str, path: str, body: bytes) -> boo
     if api_key is None:
         return False
     expected = authorization(api_key, secret, method, path, body)
+    return hmac.compare_digest(_bytes(expected), _bytes(header))
+
+
+def stamped_authorization(
+    stamp: Stamp, secret: str, method: str, path: str, body: bytes
+) -> str:
+    """Return the whole value of the Authorization header of our own scheme."""
+    head = f"{stamp.at}\n{stamp.nonce}\n{method.upper()}\n{path}\n"
+    digest = hmac.new(_bytes(secret), _bytes(head) + body, hashlib.sha256).hexdigest()
+    return f"{STAMPED_SCHEME} {stamp.api_key}:{stamp.at}:{stamp.nonce}:{digest}"
+
+
+def stamp_of(header: str) -> Stamp | None:
+    """Return what a header of our own scheme claims, None if it has no such form."""
+    scheme, _, credentials = header.partition(" ")
+    words = credentials.rsplit(":", 3)
+    if scheme != STAMPED_SCHEME or len(words) != 4 or not all(words):
+        return None
+    api_key, at, nonce, _digest = words
+    is_number = at.isascii() and at.isdigit() and len(at) <= 12
+    if not is_number or len(nonce) > MAX_NONCE_CHARACTERS:
+        return None
+    return Stamp(api_key, int(at), nonce)
+
+
+def verify_stamped(
+    header: str, secret: str, method: str, path: str, body: bytes
+) -> bool:
+    """Return whether a header of our own scheme was made for this very request.
+
+    Whether it is fresh, and the first of its kind, is for the server to know.
+    """
+    stamp = stamp_of(header)
+    if stamp is None:
+        return False
+    expected = stamped_authorization(stamp, secret, method, path, body)
     return hmac.compare_digest(_bytes(expected), _bytes(header))
 
 

@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -45,6 +45,7 @@ _COMMANDS = {
     "failed": ("list, retry or discard what was set aside", "operator.failed"),
     "pause": ("claim no new run", "operator.pause"),
     "resume": ("claim runs again", "operator.resume"),
+    "doctor": ("try out what a worker needs, line by line", "doctor"),
     "server": ("the central server", "server.serve"),
     "standalone": ("a central server and one worker", "server.standalone"),
     "submit": ("run a script", "client.submit"),
@@ -87,13 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.command in _COMMANDS:
                 status: int = arguments.perform(arguments)
                 return status
-        settings = settings_module.load(_config_path(arguments), os.environ)
+        path = _config_path(arguments)
+        settings = settings_module.load(path, os.environ)
         if arguments.command == "check-config":
             with _printing():
                 for name, value in settings_module.describe(settings):
                     print(f"{name} = {value}".rstrip())
             return EXIT_OK
-        return _run_worker(settings)
+        return _run_worker(settings, lambda: settings_module.load(path, os.environ))
     except JobRunnerError as error:
         print(f"{PROGRAM}: {worker_log.one_line(str(error))}", file=sys.stderr)
         return exit_code_of(error)
@@ -182,11 +184,11 @@ def _config_path(arguments: argparse.Namespace) -> str:
     return str(path)
 
 
-def _run_worker(settings: Settings) -> int:
+def _run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
     worker_log.configure(settings.log_level)
     from job_runner_worker import wiring
 
-    return wiring.run_worker(settings)
+    return wiring.run_worker(settings, reread)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from job_runner_worker import log_window
+from job_runner_worker import log_window, redaction
+from job_runner_worker.redaction import Redactor
 
 PUNCH_MARGIN_BYTES = 1024 * 1024
 """Kept before the tail: the end mark may stand there when leftovers write on."""
@@ -25,6 +26,8 @@ class OutputFile:
         self.path = path
         self._max_log_bytes = max_log_bytes
         self._punched_to = 0
+        self.redactor: Redactor | None = None
+        """What is left out of the log; the file has it all the same."""
 
     def size(self) -> int:
         """Return the bytes printed so far; 0 where there is no file."""
@@ -41,12 +44,34 @@ class OutputFile:
         except FileNotFoundError:
             return ""
         with file:
+            if self.redactor is not None:
+                head, tail = self._redacted(file.fileno(), kept, end, self.redactor)
+                if not complete:
+                    # The rest of a line may make a secret of its beginning.
+                    if tail is None:
+                        head = head[: redaction.last_line_end(head)]
+                    else:
+                        tail = tail[: redaction.last_line_end(tail)]
+                return log_window.text(head, tail, complete=complete)
             head = os.pread(file.fileno(), kept.head_end, 0)
             tail = None
             if kept.tail_start is not None:
                 length = end - kept.tail_start
                 tail = os.pread(file.fileno(), length, kept.tail_start)
         return log_window.text(head, tail, complete=complete)
+
+    def _redacted(
+        self, descriptor: int, kept: log_window.Window, end: int, redactor: Redactor
+    ) -> tuple[bytes, bytes | None]:
+        """Return head and tail: redacted first, then cut."""
+        margin = redaction.MARGIN_BYTES
+        beyond = min(end, kept.head_end + margin)
+        head = redactor.cut(os.pread(descriptor, beyond, 0), 0, kept.head_end)
+        if kept.tail_start is None:
+            return head, None
+        first = max(0, kept.tail_start - margin)
+        data = os.pread(descriptor, end - first, first)
+        return head, redactor.cut(data, kept.tail_start - first, len(data))
 
     def find_end(self, end_mark: bytes, start: int = 0) -> int | None:
         """Return the offset of the end mark, None where none begins at ``start`` on.
@@ -84,7 +109,10 @@ class OutputFile:
             )
             if hole is None or sum(hole) <= self._punched_to:
                 return
-            offset = max(hole[0], self._punched_to)
+            # What follows the head is looked at when the log is redacted.
+            offset = max(hole[0] + redaction.MARGIN_BYTES, self._punched_to)
+            if offset >= sum(hole):
+                return
             _punch_hole(file.fileno(), offset, sum(hole) - offset)
             self._punched_to = sum(hole)
 

@@ -19,6 +19,8 @@ from typing import Any, Literal, get_args
 
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.launcher_settings import LauncherSettings
+from job_runner_worker.secret_file import SecretFileError, find_secret
+from job_runner_worker.security_settings import SecuritySettings
 from job_runner_worker.setting_rules import (
     HOST,
     KEY,
@@ -62,7 +64,7 @@ def _server(help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerSettings:
-    """The settings of a worker, but for its launcher."""
+    """The settings of a worker, but for those of other modules."""
 
     api_base_url: str = _setting(
         "The central server.", URL, example="https://jobs.example.com"
@@ -158,7 +160,7 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LauncherSettings, WorkerSettings):
+class Settings(LauncherSettings, SecuritySettings, WorkerSettings):
     """The effective settings of a worker; `load` and `parse` make them."""
 
     @property
@@ -200,6 +202,10 @@ def parse(
     for name in options:
         if name not in known:
             raise _error(origin, f"unknown, {_remedy(name, known)}", SECTION, name)
+    try:
+        options = {**options, "secret": find_secret(options, environ)}
+    except SecretFileError as error:
+        raise _error(origin, str(error), SECTION, error.option) from None
     # With the launcher alone there is nobody to be known to.
     alone = "launcher_bind" in options and not any(map(options.get, _CENTRAL))
     values: dict[str, Any] = dict.fromkeys(_CENTRAL, "") if alone else {}

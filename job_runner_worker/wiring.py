@@ -5,16 +5,18 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import gevent
-
-from job_runner_worker import __version__
-from job_runner_worker.api import ApiClient, ApiOptions
-from job_runner_worker.claims import CentralClaims, ResourcePaths
+from job_runner_worker import __version__, systemd
+from job_runner_worker.central_parts import (
+    build_api,
+    build_claims,
+    verify,
+    worker_options,
+)
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
+from job_runner_worker.daemon import Daemon
 from job_runner_worker.errors import SpoolError
 from job_runner_worker.executors import cgroup
 from job_runner_worker.executors.local import LocalExecutor, LocalOptions
@@ -34,13 +36,15 @@ from job_runner_worker.sources.launcher import LauncherOptions, LauncherSource
 from job_runner_worker.sources.launcher_callers import Callers
 from job_runner_worker.sources.launcher_http import LauncherDoor, listen
 from job_runner_worker.spool import Spool
-from job_runner_worker.worker import Worker, WorkerOptions
+from job_runner_worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Run the daemon until a signal stops it; return its exit status.
+
+    ``reread`` returns the settings as they stand in the file by now.
 
     Raises SpoolError and SpoolLockedError before anything is started, and ApiError
     with status 401 where the API does not accept the key.
@@ -49,11 +53,9 @@ def run_worker(settings: Settings) -> int:
     spool.open()
     control: Control | None = None
     try:
+        systemd.step_aside(os.environ)
         worker, contacts = build_worker(settings, spool, os.environ)
         control = Control(spool.path, Console(worker, spool, contacts).answer)
-        # TERM: runs end first. INT: runs go on without us. A second one: go at once.
-        gevent.signal_handler(signal.SIGTERM, worker.stop, drain=True)
-        gevent.signal_handler(signal.SIGINT, worker.stop, drain=False)
         _log.info(
             "job_runner_worker %s: key %s, API %s, spool %s, %d slots",
             __version__,
@@ -63,7 +65,13 @@ def run_worker(settings: Settings) -> int:
             settings.concurrent_jobs,
         )
         control.open()
-        worker.run()
+        Daemon(
+            worker,
+            systemd.Notifier(os.environ),
+            settings,
+            reread,
+            lambda changed: worker.reconfigure(worker_options(changed)),
+        ).run()
         _log.info("stopped")
     finally:
         if control is not None:
@@ -90,18 +98,10 @@ def build_worker(
     if settings.launcher_bind is not None:
         _add_launcher(settings, spool, environ, sources, reporters)
     worker = Worker(
-        WorkerOptions(
-            concurrent_jobs=settings.concurrent_jobs,
-            max_log_bytes=settings.max_log_bytes,
-            log_flush_seconds=settings.log_flush_seconds,
-            offer_ttl_seconds=settings.offer_ttl_seconds,
-            drain_report_seconds=settings.drain_report_seconds,
-            reschedule_interrupted=settings.interrupted_runs == "reschedule",
-            spool_min_free_bytes=settings.spool_min_free_bytes,
-        ),
+        worker_options(settings),
         spool,
         sources,
-        _local_executor(settings, spool, environ),
+        build_executor(settings, spool, environ),
         reporters,
     )
     return worker, clocks
@@ -111,26 +111,8 @@ def _add_central_server(
     settings: Settings, sources: list[Source], reporters: list[Reporter]
 ) -> dict[str, Clock]:
     """Add its parts; return when each of its sides was last heard."""
-    api = ApiClient(
-        ApiOptions(
-            base_url=settings.api_base_url,
-            api_key=settings.api_key,
-            secret=settings.secret,
-            verify=_verify(settings),
-            timeout_seconds=settings.http_timeout_seconds,
-        )
-    )
-    claims = CentralClaims(
-        api,
-        ResourcePaths(
-            worker=settings.worker_resource_uri,
-            run=settings.run_resource_uri,
-            run_log=settings.run_log_resource_uri,
-            kill_request=settings.kill_request_resource_uri,
-            job=settings.job_resource_uri,
-        ),
-        settings.api_key,
-    )
+    api = build_api(settings)
+    claims = build_claims(settings, api)
     source = BroadcastSource(
         BroadcastOptions(
             address=_zmq_address(
@@ -197,15 +179,10 @@ def _add_launcher(
         CallbackOptions(
             credentials=settings.macs,
             timeout_seconds=settings.callback_timeout_seconds,
-            verify=_verify(settings),
+            verify=verify(settings),
         )
     )
     reporters.append(CallbackReporter(store, client))
-
-
-def _verify(settings: Settings) -> bool | str:
-    """Return what requests takes for `verify`."""
-    return str(settings.ca_bundle or "") or settings.verify_ssl
 
 
 def script_environment(
@@ -227,9 +204,10 @@ def _secrets(settings: Settings) -> list[str]:
     ]
 
 
-def _local_executor(
+def build_executor(
     settings: Settings, spool: Spool, environ: Mapping[str, str]
 ) -> LocalExecutor:
+    """Return the executor that runs scripts on this machine."""
     cgroups = None
     if settings.process_tracking == "auto":
         cgroups = cgroup.find(spool.path)

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,25 +26,13 @@ from job_runner_worker.reports import Reports, told_of
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.sources.base import Offer, Source
 from job_runner_worker.spool import Spool
+from job_runner_worker.worker_options import WorkerOptions
 
 MAX_WAITING_OFFERS = 10_000
 """More offers than this are dropped: an order is a hint that the server repeats."""
 _BEGUN = (RunState.STARTING, RunState.RUNNING)
 _UNAUTHORIZED = 401
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """What the operator decides about the core."""
-
-    concurrent_jobs: int
-    max_log_bytes: int
-    log_flush_seconds: float
-    offer_ttl_seconds: float
-    drain_report_seconds: float
-    reschedule_interrupted: bool
-    spool_min_free_bytes: int = 0
 
 
 class Worker:
@@ -77,6 +64,7 @@ class Worker:
         self._told_refusal = ""
         self._greenlets: set[gevent.Greenlet[..., Any]] = set()
         self._changed = Event()
+        self.ready = Event()  # every source is heard, and has said what was left
         self._stops: SimpleQueue[JobRunnerError | bool] = SimpleQueue()
 
     def run(self) -> None:
@@ -85,7 +73,8 @@ class Worker:
             self._executor.open()
             for reporter in self.reporters:
                 reporter.open()
-            self._take_up_folders()
+            for folder in self._spool.folders():
+                self.take_up(folder)
             for source in self._sources:
                 self._spawn(self._listen, source)
                 self._spawn(self._take_interrupted, source)
@@ -103,6 +92,15 @@ class Worker:
         A second call, of either kind, leaves at once.
         """
         self._stops.put(drain)
+
+    def reconfigure(self, options: WorkerOptions) -> None:
+        """Go on with other options; runs in hand keep what they have begun with."""
+        self.free_slots += options.concurrent_jobs - self.options.concurrent_jobs
+        self.options = options
+        self.admission.min_free_bytes = options.spool_min_free_bytes
+        for reporter in self.reporters:
+            reporter.resized(options.concurrent_jobs)
+        self._fill_slots()
 
     def fail(self, error: JobRunnerError) -> None:
         """Stop because going on is impossible; `run` raises the error."""
@@ -178,6 +176,9 @@ class Worker:
     def _free_slot(self) -> None:
         self.free_slots += 1
         self._changed.set()
+        self._fill_slots()
+
+    def _fill_slots(self) -> None:
         while self.waiting and self.free_slots > 0:
             run_id = next(iter(self.waiting))
             source, deadline = self.waiting.pop(run_id)
@@ -218,6 +219,7 @@ class Worker:
                 self._perform(live)
 
     def _perform(self, live: LiveRun) -> None:
+        live.folder.output.redactor = self.options.redactor
         reports = Reports(told_of(self.reporters, live.source), live.folder)
         perform(live, reports, self.options.log_flush_seconds)
         while live.kills_under_way:
@@ -245,10 +247,9 @@ class Worker:
         self._recovering_sources -= 1
         if not self._recovering_sources:
             self._taken_since_start.clear()
-
-    def _take_up_folders(self) -> None:
-        for folder in self._spool.folders():
-            self.take_up(folder)
+            for each in self._sources:
+                each.wait_until_listening()
+            self.ready.set()
 
     def take_up(self, folder: RunFolder) -> None:
         """Go on with a run of which there is a folder and that nobody has in hand."""

@@ -6,20 +6,40 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
 ROOT = "job_runner_worker"
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY = 7
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Log this package from ``level`` on; to ``stream``, or stderr. Repeatable."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter())
+    to_journal = is_journal(stream or sys.stderr, os.environ)
+    handler.setFormatter(JournalFormatter() if to_journal else LineFormatter())
     logger = logging.getLogger(ROOT)
     logger.handlers = [handler]
     logger.propagate = False
-    logger.setLevel(level.upper())
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log this package from ``level`` on."""
+    logging.getLogger(ROOT).setLevel(level.upper())
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Return whether what is written to a stream goes to systemd's journal."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 class LineFormatter(logging.Formatter):
@@ -35,6 +55,23 @@ class LineFormatter(logging.Formatter):
         if record.stack_info:
             parts.append(self.formatStack(record.stack_info))
         return f"{time} {record.levelname} {one_line(chr(10).join(parts))}"
+
+
+class JournalFormatter(LineFormatter):
+    """The same for the journal, which has the time itself and takes a priority."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line with its priority, as sd-daemon(3) has it."""
+        message = super().format(record).split(" ", 2)[2]
+        return f"<{_priority(record.levelno)}>{message}"
+
+
+def _priority(level: int) -> int:
+    """Return syslog's number of a level."""
+    for least, priority in _PRIORITIES:
+        if level >= least:
+            return priority
+    return _DEBUG_PRIORITY
 
 
 def one_line(text: str) -> str:

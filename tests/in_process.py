@@ -24,7 +24,8 @@ from job_runner_worker.testing import (
     RecordingReporter,
     ScriptedSource,
 )
-from job_runner_worker.worker import Worker, WorkerOptions
+from job_runner_worker.worker import Worker
+from job_runner_worker.worker_options import WorkerOptions
 
 LIMIT_SECONDS = 10.0
 PAUSE_SECONDS = 0.001

@@ -24,12 +24,22 @@ class Layer:
 WORDS = (
     "errors",
     "models",
+    "secret_file",
+    "security_settings",
     "setting_rules",
     "launcher_settings",
     "settings",
     "ledger",
 )
-PURE = ("protocol", "auth", "backoff", "log_window", "mac", "job_request")
+PURE = (
+    "protocol",
+    "auth",
+    "backoff",
+    "log_window",
+    "redaction",
+    "mac",
+    "job_request",
+)
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
     "output_file",
@@ -44,6 +54,7 @@ FOLDER = (
 CORE = (
     "perform",
     "worker",
+    "worker_options",
     "reports",
     "live_run",
     "acceptance",
@@ -58,7 +69,17 @@ BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
-    "words": Layer(WORDS, ("errors", "models", "setting_rules", "launcher_settings")),
+    "words": Layer(
+        WORDS,
+        (
+            "errors",
+            "models",
+            "secret_file",
+            "security_settings",
+            "setting_rules",
+            "launcher_settings",
+        ),
+    ),
     "pure": Layer(PURE, (*WORDS, "mac")),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
@@ -69,7 +90,7 @@ LAYERS = {
         (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
     ),
     "parts": Layer(
-        ("api", "spool", "claims", "worker_log", "sources.*", "reporters.*"),
+        ("api", "spool", "claims", "worker_log", "systemd", "sources.*", "reporters.*"),
         BELOW_PARTS,
     ),
     "core": Layer(CORE, (*BELOW_PARTS, *CORE, "spool")),
@@ -100,7 +121,9 @@ LAYERS = {
             "operator.*",
         ),
     ),
-    "roots": Layer(("wiring", "cli", "__main__"), ("*",)),
+    "roots": Layer(
+        ("wiring", "central_parts", "daemon", "doctor", "cli", "__main__"), ("*",)
+    ),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }
 

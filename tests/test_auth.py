@@ -131,3 +131,47 @@ def test_what_is_signed_is_verified(secret, path, body):
     header = auth.authorization("web", secret, "PATCH", path, body)
 
     assert auth.verify(header, secret, "PATCH", path, body)
+
+
+STAMP = auth.Stamp("web", 1_800_000_000, "n0nce")
+
+
+@pytest.mark.parametrize(
+    ("secret", "method", "path", "body", "is_good"),
+    [
+        ("hunter2", "PATCH", "/api/v1/run/1/?a=b", b"{}", True),
+        ("hunter3", "PATCH", "/api/v1/run/1/?a=b", b"{}", False),
+        ("hunter2", "GET", "/api/v1/run/1/?a=b", b"{}", False),
+        ("hunter2", "PATCH", "/api/v1/run/2/?a=b", b"{}", False),
+        ("hunter2", "PATCH", "/api/v1/run/1/?a=b", b"[]", False),
+    ],
+)
+def test_a_stamped_signature_is_good_for_one_request(
+    secret, method, path, body, is_good
+):
+    header = auth.stamped_authorization(
+        STAMP, "hunter2", "PATCH", "/api/v1/run/1/?a=b", b"{}"
+    )
+
+    assert auth.stamp_of(header) == STAMP
+    assert auth.verify_stamped(header, secret, method, path, body) is is_good
+    for changed in (header.replace("n0nce", "n1nce"), header.replace("18", "19")):
+        assert not auth.verify_stamped(changed, secret, method, path, body)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "ApiKey web:1:n:00",
+        "JobRunner-HMAC-SHA256",
+        "JobRunner-HMAC-SHA256 web:1:n",
+        "JobRunner-HMAC-SHA256 web:one:n:00",
+        "JobRunner-HMAC-SHA256 web:-1:n:00",
+        "JobRunner-HMAC-SHA256 web:1::00",
+        f"JobRunner-HMAC-SHA256 web:1:{'n' * 65}:00",
+    ],
+)
+def test_a_header_of_another_form_has_no_stamp(header):
+    assert auth.stamp_of(header) is None
+    assert not auth.verify_stamped(header, "hunter2", "GET", "/", b"")

@@ -50,7 +50,7 @@ def daemon(monkeypatch):
     wiring.started = []
     wiring.outcome = 0
 
-    def run_worker(settings):
+    def run_worker(settings, reread):
         wiring.started.append(settings)
         if isinstance(wiring.outcome, Exception):
             raise wiring.outcome
@@ -73,7 +73,7 @@ def test_the_command_alone_is_the_daemon(daemon, config_path, exit_code):
 
 
 def test_the_daemon_logs_to_stderr_from_its_level_on(daemon, config_path, capsys):
-    def run_worker(settings):
+    def run_worker(settings, reread):
         logging.getLogger("job_runner_worker.worker").info("listening")
         return 0
 

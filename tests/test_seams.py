@@ -23,7 +23,8 @@ from job_runner_worker.reporters.base import Reporter
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.sources.base import Holder, Offer, Source
 from job_runner_worker.spool import Spool
-from job_runner_worker.worker import Worker, WorkerOptions
+from job_runner_worker.worker import Worker
+from job_runner_worker.worker_options import WorkerOptions
 
 LIMIT_SECONDS = 10.0
 OPTIONS = WorkerOptions(

@@ -10,6 +10,9 @@ import hashlib
 import os
 from pathlib import Path
 
+WORKER_CGROUP = "worker"
+"""The cgroup of the worker itself; see systemd.step_aside."""
+
 
 class Cgroups:
     """The parent of this worker's run cgroups."""
@@ -78,4 +81,6 @@ def _own_cgroup(proc: Path) -> Path | None:
         return None
     root, mount_point = roots[0]
     relative = os.path.relpath(paths[0], root)
-    return Path(os.path.normpath(Path(mount_point) / relative))
+    own = Path(os.path.normpath(Path(mount_point) / relative))
+    # Under systemd the worker has stepped aside: its runs are beside it.
+    return own.parent if own.name == WORKER_CGROUP else own

@@ -46,5 +46,8 @@ class Reporter:
     def pinged(self, at: datetime) -> None:
         """The server asked for a sign of life."""
 
+    def resized(self, concurrent_jobs: int) -> None:
+        """The worker has this many slots from now on."""
+
     def close(self) -> None:
         """Send what is still in buffers, within moments, and let go."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,6 +103,10 @@ class RestReporter(Reporter):
             "concurrent_jobs": self._options.concurrent_jobs,
         }
         self._api.patch(self._worker_uri(), fields)
+
+    def resized(self, concurrent_jobs: int) -> None:
+        """Say so in the next answer to a ping."""
+        self._options = replace(self._options, concurrent_jobs=concurrent_jobs)
 
     def _finish(self, run: Run, fields: Mapping[str, Any]) -> ApiError | None:
         """Send the end once; return why it is to be sent again, None if it is there.

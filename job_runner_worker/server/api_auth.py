@@ -6,10 +6,12 @@ a session, as the admin's login gives. ``request.user`` is a Worker or a User.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 from urllib.parse import quote
 
+from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db.models import F, Model, Q, QuerySet
 from django.db.models.signals import m2m_changed, post_delete, post_save
@@ -27,6 +29,7 @@ from job_runner_worker.server.models import (
     Worker,
     WorkerPool,
 )
+from job_runner_worker.server.stamps import Stamps
 
 KNOWN_SECONDS = 1.0
 """How long a worker is known by what the database has said of it.
@@ -72,6 +75,9 @@ _OF_ONE_POOL = (Job, *_OF_RUNS)
 _MANY = (Project, WorkerPool, Worker, JobTemplate, Job)
 """Models from which a way leads to many: asked as they are, rows would repeat."""
 
+SHA1_SETTING = "JOB_RUNNER_ACCEPTS_SHA1"
+_stamps = Stamps()
+_log = logging.getLogger(__name__)
 _known: dict[str, tuple[float, Worker]] = {}
 """Workers with their pools, by key, and until when (monotonic seconds)."""
 
@@ -87,14 +93,21 @@ class WorkerAuthentication(authentication.BaseAuthentication):
         header = _as_sent(request.META.get("HTTP_AUTHORIZATION", ""))
         if not header:
             return None
-        api_key = auth.api_key_of(header)
-        if api_key is None or "\0" in api_key:
-            raise exceptions.AuthenticationFailed
-        worker = _worker(api_key)
+        stamp = auth.stamp_of(header)
+        if stamp is not None:
+            api_key, verify = stamp.api_key, auth.verify_stamped
+        else:
+            if not getattr(settings, SHA1_SETTING, True):
+                raise exceptions.AuthenticationFailed
+            api_key, verify = auth.api_key_of(header) or "", auth.verify
+        worker = _worker(api_key) if api_key and "\0" not in api_key else None
         if worker is None or not any(
-            auth.verify(header, worker.secret, request.method, target, request.body)
+            verify(header, worker.secret, request.method, target, request.body)
             for target in _targets(request)
         ):
+            raise exceptions.AuthenticationFailed
+        if stamp is not None and not _stamps.take(stamp, time.time()):
+            _log.warning("a replayed or late request of %r is refused", stamp.api_key)
             raise exceptions.AuthenticationFailed
         return worker, None
 

@@ -88,6 +88,7 @@ def write_worker_ini(folder: DataFolder, addresses: Addresses) -> bool:
     if worker is None:
         return False
     at_first = {"api_key": worker.api_key, "spool_path": str(folder.spool)}
+    at_first["signature"] = "sha256"
     always = {
         "api_base_url": addresses.url,
         "secret": worker.secret,

@@ -73,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a name that others reach this server by (repeatable)",
     )
+    parser.add_argument(
+        "--no-sha1",
+        action="store_true",
+        help="take no requests that original workers sign, only those of ours with"
+        " `signature = sha256`, which cannot be replayed",
+    )
     for name, port, what in (
         ("http", 8000, "the REST API and the dashboard"),
         ("broadcast", 5556, "orders to workers"),
@@ -141,8 +147,12 @@ def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
         arguments.database or os.environ.get(DATABASE_VARIABLE) or None,
         allowed_hosts=_allowed_hosts(arguments),
     )
-    from job_runner_worker.server import bootstrap
+    from django.conf import settings
 
+    from job_runner_worker.server import bootstrap
+    from job_runner_worker.server.api_auth import SHA1_SETTING
+
+    setattr(settings, SHA1_SETTING, not arguments.no_sha1)
     try:
         _try_postgresql()
         bootstrap.migrate()

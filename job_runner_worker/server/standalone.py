@@ -120,6 +120,7 @@ class Standalone:
             "server",
             f"--data={folder.path}",
             f"--bind={arguments.bind}",
+            *(["--no-sha1"] if arguments.no_sha1 else []),
             *(f"--allowed-host={name}" for name in arguments.allowed_host),
         ]
         ports = serve.ports_of(arguments).arguments()

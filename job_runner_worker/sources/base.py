@@ -54,6 +54,9 @@ class Source:
         """Yield orders until `close` is called. Called once."""
         raise NotImplementedError
 
+    def wait_until_listening(self) -> None:
+        """Return when orders are heard; at once where nobody can tell."""
+
     def look(self, run_id: int, *, patient: bool = False) -> Offer:
         """Return what the sender says of a run now.
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+import gevent
 import zmq.green as zmq
+from gevent.event import Event
+from zmq.utils.monitor import recv_monitor_message
 
 from job_runner_worker import protocol
 from job_runner_worker.errors import ProtocolError
@@ -69,10 +72,13 @@ class BroadcastSource(Source):
         self._closed = False
         self.heard_at: float | None = None
         """When the broadcaster last said something, in monotonic seconds."""
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._watching: gevent.Greenlet[..., None] | None = None
+        self._listening = Event()
 
     def commands(self) -> Iterator[Command]:
         """Yield orders. Nonsense is logged; it costs the connection nothing."""
-        self._current = self._connect()
+        self._current = self._connect(is_first=True)
         while not self._closed:
             for frames in self._receive():
                 try:
@@ -82,6 +88,10 @@ class BroadcastSource(Source):
                     continue
                 if command is not None:
                     yield command
+
+    def wait_until_listening(self) -> None:
+        """Return when the broadcaster has taken the first connection."""
+        self._listening.wait()
 
     def look(self, run_id: int, *, patient: bool = False) -> Offer:
         """See sources.base.Source."""
@@ -110,6 +120,7 @@ class BroadcastSource(Source):
     def close(self) -> None:
         """See sources.base.Source."""
         self._closed = True
+        self._stop_watching()
         self._close_previous()
         if self._current is not None:
             self._current.close(linger=0)
@@ -153,7 +164,29 @@ class BroadcastSource(Source):
             self._previous.close(linger=0)
             self._previous = None
 
-    def _connect(self) -> zmq.Socket[bytes]:
+    def _watch_handshake(self, socket: zmq.Socket[bytes]) -> None:
+        """Note when the first connection is through, with its subscription."""
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._watching = gevent.spawn(self._await_handshake, socket, self._monitor)
+
+    def _await_handshake(
+        self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]
+    ) -> None:
+        recv_monitor_message(monitor)
+        self._listening.set()
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        watching, self._watching = self._watching, None
+        if watching is not None and watching is not gevent.getcurrent():
+            watching.kill()
+        if self._monitor is not None and self._current is not None:
+            if not self._current.closed:
+                self._current.disable_monitor()
+            self._monitor.close(linger=0)
+            self._monitor = None
+
+    def _connect(self, *, is_first: bool = False) -> zmq.Socket[bytes]:
         options = self._options
         socket = self._context.socket(zmq.SUB)
         socket.setsockopt(zmq.IPV6, 1)
@@ -164,6 +197,8 @@ class BroadcastSource(Source):
             socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds * _HEARTBEAT_PATIENCE)
         socket.setsockopt(zmq.SUBSCRIBE, protocol.broadcast_topic(options.api_key))
+        if is_first:
+            self._watch_handshake(socket)
         socket.connect(options.address)
         return socket
 

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import BinaryIO
 
@@ -124,6 +125,7 @@ class HttpFront:
         version = "HTTP/1.1" if self._keep_alive else "HTTP/1.0"
         lines = [f"{version} {answer.status} {HTTPStatus(answer.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+        lines.append(f"date: {formatdate(usegmt=True)}")
         if self._keep_alive:
             lines.append(f"content-length: {len(answer.body)}")
         if not stays:

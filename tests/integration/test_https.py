@@ -43,11 +43,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 class TlsFront:
-    """Takes TLS connections and passes what is in them on to a plain server."""
+    """Takes TLS connections and passes what is in them on to a plain server.
 
-    def __init__(self, certificate: tuple[Path, Path], port: int) -> None:
+    With ``clients`` only from who has a certificate that this file vouches for.
+    """
+
+    def __init__(
+        self, certificate: tuple[Path, Path], port: int, clients: Path | None = None
+    ) -> None:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(*certificate)
+        if clients is not None:
+            self._context.verify_mode = ssl.CERT_REQUIRED
+            self._context.load_verify_locations(clients)
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
@@ -98,9 +106,13 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 @contextmanager
 def behind_tls(
-    server: StandInServer, certificate: tuple[Path, Path], folder: Path, **more: object
+    server: StandInServer,
+    certificate: tuple[Path, Path],
+    folder: Path,
+    clients: Path | None = None,
+    **more: object,
 ) -> Iterator[tuple[Scene, TlsFront]]:
-    with TlsFront(certificate, server.ports.api) as front:
+    with TlsFront(certificate, server.ports.api, clients) as front:
         url = f"https://127.0.0.1:{front.port}"
         with starting(server, folder, api_base_url=url, **more) as scene:
             yield scene, front
@@ -125,6 +137,27 @@ def test_12_a_server_that_ca_bundle_vouches_for_is_trusted(
     with behind_tls(server, certificate, tmp_path, **bundle) as (scene, _):
         server.wait_for_subscriber()
         assert scene.run("#!/bin/sh\ntrue")["return_success"] is True
+
+
+def test_a_server_that_asks_for_it_sees_the_certificate_of_the_worker(
+    server: StandInServer, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    own, key = certificate
+    more = {"ca_bundle": own, "client_certificate": own, "client_key": key}
+    with behind_tls(server, certificate, tmp_path, own, **more) as (scene, _):
+        server.wait_for_subscriber()
+        assert scene.run("#!/bin/sh\ntrue")["return_success"] is True
+
+
+def test_without_the_certificate_that_a_server_asks_for_nothing_is_heard(
+    server: StandInServer, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    own = certificate[0]
+    more = {"ca_bundle": own}
+    with behind_tls(server, certificate, tmp_path, own, **more) as (scene, front):
+        wait_until(lambda: front.refusals, "a refused handshake")
+        scene.wait_for_line("no answer: ")
+        assert server.api.count() == 0
 
 
 def test_ca_bundle_outweighs_the_one_in_the_environment(

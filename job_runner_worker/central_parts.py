@@ -1,0 +1,81 @@
+"""From settings to what the daemon and the doctor need of a central server."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Mapping
+
+from job_runner_worker.api import ApiClient, ApiOptions
+from job_runner_worker.claims import CentralClaims, ResourcePaths
+from job_runner_worker.redaction import Redactor
+from job_runner_worker.settings import Settings
+from job_runner_worker.worker_options import WorkerOptions
+
+
+def build_api(settings: Settings) -> ApiClient:
+    """Return the client of the central API."""
+    return ApiClient(
+        ApiOptions(
+            base_url=settings.api_base_url,
+            api_key=settings.api_key,
+            secret=settings.secret,
+            verify=verify(settings),
+            timeout_seconds=settings.http_timeout_seconds,
+            is_stamped=settings.signature == "sha256",
+            client_certificate=_client_certificate(settings),
+        )
+    )
+
+
+def _client_certificate(settings: Settings) -> tuple[str, str] | None:
+    """Return certificate and key; one file may hold both."""
+    if settings.client_certificate is None:
+        return None
+    key = settings.client_key or settings.client_certificate
+    return str(settings.client_certificate), str(key)
+
+
+def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
+    """Return what asks the central server whose a run is."""
+    return CentralClaims(
+        api,
+        ResourcePaths(
+            worker=settings.worker_resource_uri,
+            run=settings.run_resource_uri,
+            run_log=settings.run_log_resource_uri,
+            kill_request=settings.kill_request_resource_uri,
+            job=settings.job_resource_uri,
+        ),
+        settings.api_key,
+    )
+
+
+def worker_options(settings: Settings) -> WorkerOptions:
+    """Return what of the settings may change while the worker runs."""
+    return WorkerOptions(
+        concurrent_jobs=settings.concurrent_jobs,
+        max_log_bytes=settings.max_log_bytes,
+        log_flush_seconds=settings.log_flush_seconds,
+        offer_ttl_seconds=settings.offer_ttl_seconds,
+        drain_report_seconds=settings.drain_report_seconds,
+        reschedule_interrupted=settings.interrupted_runs == "reschedule",
+        spool_min_free_bytes=settings.spool_min_free_bytes,
+        redactor=_redactor(settings, os.environ),
+    )
+
+
+def _redactor(settings: Settings, environ: Mapping[str, str]) -> Redactor | None:
+    if not settings.redact and not settings.redact_environment:
+        return None
+    values = [
+        value
+        for name, value in environ.items()
+        if any(fnmatch.fnmatchcase(name, each) for each in settings.redact_environment)
+    ]
+    return Redactor(settings.redact or "", [*values, settings.secret])
+
+
+def verify(settings: Settings) -> bool | str:
+    """Return what requests takes for `verify`."""
+    return str(settings.ca_bundle or "") or settings.verify_ssl

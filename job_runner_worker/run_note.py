@@ -101,7 +101,7 @@ def _check(note: Note) -> None:
     is_right = {
         "run_id": 0 < note.run_id < 2**63,
         "run": note.run is None
-        or (note.run.id == note.run_id and note.run.uri.startswith("/")),
+        or note.run.id == note.run_id,
         "max_log_bytes": note.max_log_bytes > 0,
         "end_mark": note.end_mark.strip() != "" and note.end_mark.isascii(),
         "cgroup": "\0" not in note.cgroup,

@@ -326,7 +326,8 @@ def _remedy(name: str, known: Iterable[str]) -> str:
 
 
 def _error(origin: str, what: str, section: str = "", option: str = "") -> ConfigError:
-    place = " ".join(word for word in (section and f"[{section}]", option) if word)
+    names = section and f"[{section[:_LONGEST_SHOWN_VALUE]}]", option
+    place = " ".join(name[:_LONGEST_SHOWN_VALUE] for name in names if name)
     line = f"{origin}: {place}{': ' if place else ''}{what}"
     one_line = line if line.isprintable() else repr(line)[1:-1]
     return ConfigError(one_line, section, option)

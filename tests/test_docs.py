@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.rst", ROOT / "CHANGES.rst", *sorted(DOCS.glob("*.rst"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-# Made from the results of `make bench` and included in docs/performance.rst.
-MADE_LATER = {DOCS / "performance-table.rst"}
-MADE_BY_MAKE = {"benchmarks/results.json"}
-IGNORED_FOLDERS = {".git", ".venv", "build", "dist"}
+# Made by `make bench` and `make bench-peers` and included in docs/performance.rst.
+MADE_LATER = {DOCS / "performance-table.rst", DOCS / "performance-peers.rst"}
+MADE_BY_MAKE = {"benchmarks/results.json", "benchmarks/peers_results.json"}
+IGNORED_FOLDERS = {".git", ".venv", ".venv-peers", "build", "dist"}
 
 # A setting's name alone in a line, and everything indented below it.
 SETTING = re.compile(r"^``(\w+)``\n((?:\n|    .*\n)+)", re.MULTILINE)
@@ -32,7 +32,7 @@ DOC_ROLE = re.compile(r":doc:`(?:[^`<]*<)?([^`>]+)>?`")
 DIRECTIVE = re.compile(r"^\.\. (?:include|image|literalinclude):: *(\S+)", re.MULTILINE)
 TEST_NAME = re.compile(r"``(test_\w+)``")
 PATH = re.compile(r"``((?:[\w.-]+/)+[\w.-]*)``")
-MAKE = re.compile(r"(?:``|^    )make (\w+)", re.MULTILINE)
+MAKE = re.compile(r"(?:``|^    )make ([\w-]+)", re.MULTILINE)
 
 
 @cache
@@ -132,7 +132,7 @@ def test_modules_that_are_named_exist() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_make_targets_that_are_named_exist(name: str) -> None:
-    targets = set(re.findall(r"^(\w+):", text_of("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", text_of("Makefile"), re.MULTILINE))
 
     assert set(MAKE.findall(text_of(name))) - targets == set()
 

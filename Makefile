@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo run test units faults bench bench-peers lint clean
+.PHONY: demo run test units faults bench bench-peers bench-growth lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
@@ -33,6 +33,10 @@ bench: $(INSTALLED)
 # Redis and RabbitMQ if they are not up. Six minutes.
 bench-peers: $(INSTALLED)
 	$(BIN)/python benchmarks/peers.py
+
+# How costs grow with sizes: plots and exponents. Four minutes.
+bench-growth: $(INSTALLED)
+	$(BIN)/python benchmarks/growth.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -4,7 +4,8 @@
 one in a pool of its own; prints a JSON list of their keys and secrets, that one last.
 ``server_objects.py DATA runs JOB COUNT`` makes runs that are not due for a long time;
 prints the list of their ids. ``server_objects.py DATA crowd COUNT`` makes many
-workers in one pool; prints the pool's id and the secret that they share. PostgreSQL's URL is in $JOB_RUNNER_DATABASE.
+workers in one pool; prints the pool's id and the secret that they share.
+PostgreSQL's URL is in $JOB_RUNNER_DATABASE.
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.rst", ROOT / "CHANGES.rst", *sorted(DOCS.glob("*.rst"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-# Made by `make bench` and `make bench-peers` and included in docs/performance.rst.
-MADE_LATER = {DOCS / "performance-table.rst", DOCS / "performance-peers.rst"}
-MADE_BY_MAKE = {"benchmarks/results.json", "benchmarks/peers_results.json"}
+# Made by `make bench`, bench-peers and bench-growth; included in docs/performance.rst.
+MADE_LATER = {DOCS / f"performance-{name}.rst" for name in ("table", "peers", "growth")}
+MADE_BY_MAKE = {
+    f"benchmarks/{name}.json" for name in ("results", "peers_results", "growth_results")
+}
 IGNORED_FOLDERS = {".git", ".venv", ".venv-peers", "build", "dist"}
 
 # A setting's name alone in a line, and everything indented below it.

@@ -39,6 +39,8 @@ TITLES = {
     "workers": ("Workers on one server", "workers that listen"),
 }
 
+_HEADINGS = ("size", "cost", "smallest", "largest", "exponent", "of the last step")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -147,9 +149,10 @@ def page(found: dict[str, list[Series]], facts: dict[str, object]) -> str:
                     f"{short(first[1])} at {first[0]:g}",
                     f"{short(last[1])} at {last[0]:g}",
                     f"{each.exponent():.2f}",
+                    f"{each.last_exponent():.2f}",
                 ]
             )
-    table = simple_table(["size", "cost", "smallest", "largest", "exponent"], rows)
+    table = simple_table(_HEADINGS, rows)
     words = ", ".join(f"{name} {value}" for name, value in facts.items())
     images = [
         f".. image:: growth-{name}.svg\n   :alt: {TITLES[name][0]}" for name in found

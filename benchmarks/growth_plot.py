@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -28,6 +28,8 @@ class Series:
         The slope of the straight line through the logarithms by least squares. 0:
         the cost does not depend on the size; 1: it grows with it.
         """
+        if any(cost <= 0 for _, cost in self.points):
+            raise ValueError(f"{self.key}: no logarithm of {self.points}")
         pairs = [(math.log(size), math.log(cost)) for size, cost in self.points]
         mean_x = sum(x for x, _ in pairs) / len(pairs)
         mean_y = sum(y for _, y in pairs) / len(pairs)
@@ -35,6 +37,10 @@ class Series:
         if not spread:
             raise ValueError(f"{self.key}: one size has no exponent, measure two")
         return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / spread
+
+    def last_exponent(self) -> float:
+        """Return the slope between the two largest sizes: what comes next."""
+        return replace(self, points=self.points[-2:]).exponent()
 
     def as_json(self) -> dict[str, Any]:
         """Return what growth_results.json says of it."""
@@ -44,6 +50,7 @@ class Series:
             "unit": self.unit,
             "points": [[size, round(cost, 5)] for size, cost in self.points],
             "exponent": round(self.exponent(), 3),
+            "last_exponent": round(self.last_exponent(), 3),
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import select
@@ -19,7 +18,7 @@ import zmq
 from callers import API, Worker
 from central import ENVIRONMENT, BenchmarkError
 from growth_plot import Series
-from measured_server import MeasuredServer, folder
+from measured_server import MeasuredServer, folder, ids
 from processes import cpu_seconds, resident_mib
 
 PER_PROCESS = 2500
@@ -78,6 +77,15 @@ class Crowd:
         for process in self._processes:
             process.kill()
             process.communicate()
+
+    def hear(self, run_id: int) -> tuple[int, int]:
+        """Return who was told first to run something, and when."""
+        while (line := self.next_line(ORDER_SECONDS)) is not None:
+            number, heard_ns, ordered_id = map(int, line.split())
+            # What nobody claimed in time is offered again: that was about another.
+            if ordered_id == run_id:
+                return number, heard_ns
+        raise BenchmarkError(f"no order within {ORDER_SECONDS:g} s")
 
     def next_line(self, seconds: float) -> str | None:
         """Return what one of them says next, None after some time."""
@@ -163,10 +171,7 @@ def _order_ms(server: MeasuredServer, crowd: Crowd, job: str, secret: str) -> fl
         person.get("worker/?limit=1")
         sent_ns = time.monotonic_ns()
         path = person.post("run/", job=job)
-        line = crowd.next_line(ORDER_SECONDS)
-        if line is None:
-            raise BenchmarkError(f"no order within {ORDER_SECONDS:g} s")
-        number, heard_ns = map(int, line.split())
+        number, heard_ns = crowd.hear(*ids([path]))
     # Before it is offered to somebody else.
     with Worker(server.url, f"{PREFIX}{number}", secret) as worker:
         now = datetime.now(UTC).isoformat()
@@ -185,10 +190,3 @@ def _wait_until_calm(pid: int) -> None:
         if (cpu_seconds(pid) - before) * 100 < QUIET_PERCENT:
             return
     raise BenchmarkError("the server does not come to rest")
-
-
-def ceiling(series: Series, limit: float) -> float:
-    """Return the size at which a cost reaches a limit, by its line of growth."""
-    size, cost = series.points[-1]
-    exponent = max(0.05, series.exponent())
-    return size * math.exp(math.log(limit / cost) / exponent)

@@ -1,12 +1,13 @@
 """Many workers' ears in one process: ``many_subscribers.py PORT PREFIX FIRST COUNT``.
 
 Connects COUNT SUB sockets, that of worker N subscribed to its orders, and prints
-``ready``; then a line ``N NANOSECONDS`` for each order to run something. Ends with
+``ready``; then a line ``N NANOSECONDS RUN`` for each order to run something. Ends with
 its standard input.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -39,8 +40,9 @@ def main(arguments: Sequence[str]) -> None:
                 return
             _, content = end.recv_multipart()
             now_ns = time.monotonic_ns()
-            if b'"enqueue"' in content:
-                print(numbers[end], now_ns, flush=True)
+            order = json.loads(content)
+            if order["action"] == "enqueue":
+                print(numbers[end], now_ns, order["run_id"], flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,22 @@ def test_the_exponent_of_a_power_law_is_its_power(power):
     assert Series("a", "a", "ms", points).exponent() == pytest.approx(power)
 
 
+def test_the_last_step_of_a_growth_has_an_exponent_of_its_own():
+    from growth_plot import Series
+
+    flat_then_steep = Series("a", "a", "ms", [(1, 1), (10, 1), (100, 10)])
+
+    assert flat_then_steep.last_exponent() == pytest.approx(1)
+    assert flat_then_steep.exponent() == pytest.approx(0.5)
+
+
+def test_a_cost_of_nothing_has_no_exponent():
+    from growth_plot import Series
+
+    with pytest.raises(ValueError, match="no logarithm"):
+        Series("a", "a", "ms", [(1, 0), (10, 1)]).exponent()
+
+
 def test_one_size_has_no_exponent():
     from growth_plot import Series
 

@@ -22,8 +22,13 @@ class Kind:
 
     @property
     def is_peer(self) -> bool:
-        """Whether it has a worker and a broker."""
+        """Whether it has a broker, and a virtual environment with others."""
         return bool(self.words)
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether something waits for orders."""
+        return self.key not in ("bare", "shim")
 
 
 _CELERY = (

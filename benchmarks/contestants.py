@@ -71,10 +71,10 @@ class PeerContestant:
         self._folder = folder
         self._client = client
         self._group = _Group()
-        fill = {"queue": site.queue, "redis": site.redis_url}
+        fill = {"queue": site.queue_of(kind.key), "redis": site.redis_url}
         words = [word.format(**fill) for word in kind.words]
         self._command = [str(VENV / "bin" / words[0]), *words[1:]]
-        self._environment = site.environment(kind.broker)
+        self._environment = site.environment(kind.key, kind.broker)
         self._process: subprocess.Popen[bytes] | None = None
         self.start_ms: float | None = None
 

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,7 @@ def started(kind: Kind, site: Site) -> Iterator[Contestant]:
         contestant: PeerContestant | BareContestant | OwnContestant
         if kind.is_peer:
             words = [str(VENV / "bin" / "python"), str(APPS / "client.py"), kind.module]
-            remote = Remote(words, site.environment(kind.broker), folder)
+            remote = Remote(words, site.environment(kind.key, kind.broker), folder)
             client = stack.enter_context(remote)
             contestant = PeerContestant(kind, site, folder, client)
         elif kind.key == "ours":
@@ -143,35 +143,28 @@ def measure_kill(contestant: Contestant) -> Values:
     return found
 
 
-def measure_idle(contestants: Sequence[Contestant], seconds: float) -> list[Values]:
-    """Leave them all alone at the same time."""
+def measure_idle(contestant: Contestant, seconds: float) -> Values:
+    """Leave it alone."""
     time.sleep(SETTLE_SECONDS)
-    pids = [each.pids() for each in contestants]
-    cpu = [each.everything_cpu_seconds() for each in contestants]
-    lasting = [{pid: cpu_seconds(pid) for pid in each} for each in pids]
-    switches = [[voluntary_switches(pid) for pid in each] for each in pids]
+    pids = contestant.pids()
+    cpu = contestant.everything_cpu_seconds()
+    lasting = {pid: cpu_seconds(pid) for pid in pids}
+    switches = {pid: voluntary_switches(pid) for pid in pids}
     began = time.monotonic()
     time.sleep(seconds)
     passed = time.monotonic() - began
-    found = []
-    for number, contestant in enumerate(contestants):
-        now, before = contestant.everything_cpu_seconds(), cpu[number]
-        used = _more_cpu(lasting[number])
-        if now is not None and before is not None:
-            used = now - before
-        wakes, rss = 0, 0.0
-        for pid, old in zip(pids[number], switches[number], strict=True):
-            with suppress(OSError, ValueError):
-                wakes += (voluntary_switches(pid) - old).total()
-                rss += resident_mib(pid)
-        found.append(
-            {
-                "idle_cpu_percent": used / passed * 100,
-                "idle_wakes_per_second": wakes / passed,
-                "rss_mib": rss,
-            }
-        )
-    return found
+    now = contestant.everything_cpu_seconds()
+    used = _more_cpu(lasting) if now is None or cpu is None else now - cpu
+    wakes, rss = 0, 0.0
+    for pid, before in switches.items():
+        with suppress(OSError, ValueError):
+            wakes += (voluntary_switches(pid) - before).total()
+            rss += resident_mib(pid)
+    return {
+        "idle_cpu_percent": used / passed * 100,
+        "idle_wakes_per_second": wakes / passed,
+        "rss_mib": rss,
+    }
 
 
 def measure_output(contestant: Contestant, size_bytes: int, folder: Path) -> Values:

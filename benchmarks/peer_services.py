@@ -60,12 +60,16 @@ class Site:
     queue: str
     redis_url: str
 
-    def environment(self, broker: str) -> dict[str, str]:
+    def queue_of(self, key: str) -> str:
+        """Return the queue of a peer: they do not agree what a queue is."""
+        return f"{self.queue}_{key}"
+
+    def environment(self, key: str, broker: str) -> dict[str, str]:
         """Return what the modules in peer_apps read."""
         return {
             **os.environ,
             "PYTHONPATH": str(APPS),
-            "JRW_BENCH_QUEUE": self.queue,
+            "JRW_BENCH_QUEUE": self.queue_of(key),
             "JRW_BENCH_REDIS_URL": self.redis_url,
             "JRW_BENCH_AMQP_URL": AMQP_URL,
             "JRW_BENCH_BROKER": broker,
@@ -91,8 +95,11 @@ def install() -> dict[str, str]:
 
 
 @contextmanager
-def site() -> Iterator[Site]:
-    """Yield a place in Redis and RabbitMQ; what is in it is deleted afterwards."""
+def site(keys: Sequence[str]) -> Iterator[Site]:
+    """Yield a place for peers with these keys in Redis and RabbitMQ.
+
+    What is in it is deleted afterwards.
+    """
     queue = f"job_runner_bench_{secrets.token_hex(6)}"
     tidy = [str(VENV / "bin" / "python"), str(APPS / "tidy.py")]
     with ExitStack() as stack:
@@ -102,7 +109,7 @@ def site() -> Iterator[Site]:
         try:
             yield Site(queue, f"redis://{HOST}:6379/{number}")
         finally:
-            _do([*tidy, "release", queue, number, AMQP_URL])
+            _do([*tidy, "release", queue, number, AMQP_URL, *keys])
 
 
 @contextmanager

@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +50,11 @@ class Plan:
 
     rounds: int
     size: Size
-    has_crashes: bool
     limit_seconds: float
 
 
-FULL = Plan(5, Size(20, 150, 20.0, 100_000_000), True, 300.0)
-QUICK = Plan(1, Size(5, 30, 2.0, 5_000_000), True, 120.0)
+FULL = Plan(5, Size(20, 150, 5.0, 100_000_000), 250.0)
+QUICK = Plan(1, Size(5, 30, 2.0, 5_000_000), 120.0)
 
 
 class Comparison:
@@ -83,59 +81,45 @@ class Comparison:
             for kind in in_turn(self._kinds, number):
                 self._guarded(kind, self._round)
             self.rounds += 1
-        _say("idle")
-        self._idle()
-        if self._plan.has_crashes:
-            for kind in self._kinds:
-                if kind.key not in ("bare", "shim"):
-                    _say(f"kill -9: {kind.name}")
-                    self._guarded(kind, self._crash)
+        for kind in self._kinds:
+            if kind.has_worker:
+                _say(f"idle, then kill -9: {kind.name}")
+                self._guarded(kind, self._idle)
+                self._guarded(kind, self._crash)
+
+    def left_out(self) -> list[str]:
+        """Return who failed and why, a line each."""
+        return [failure.splitlines()[0].rstrip(".") for failure in self.failures]
 
     def _guarded(self, kind: Kind, act: Any) -> None:
         if any(failure.startswith(f"{kind.name}:") for failure in self.failures):
             return
         try:
             act(kind)
-        except BenchmarkError as error:
+        except (BenchmarkError, OSError) as error:
             text = str(error)
             text = text if text.startswith(kind.name) else f"{kind.name}: {text}"
             self.failures.append(text)
             _say(f"left out from here on: {text}")
 
     def _round(self, kind: Kind) -> None:
-        with started(kind, self._site) as contestant:
-            self._note(kind, measure_speed(contestant, self._plan.size))
+        size = self._plan.size
+        temporary = tempfile.TemporaryDirectory(prefix="job_runner_bench_")
+        with temporary as name, started(kind, self._site) as contestant:
+            self._note(kind, measure_speed(contestant, size))
+            if kind.has_worker:
+                found = measure_output(contestant, size.output_bytes, Path(name))
+                self._note(kind, found)
             if kind.can_kill:
                 self._note(kind, measure_kill(contestant))
-        if kind.key in ("bare", "shim"):
-            return
-        with (
-            started(kind, self._site) as contestant,
-            tempfile.TemporaryDirectory(prefix="job_runner_bench_") as folder,
-        ):
-            size_bytes = self._plan.size.output_bytes
-            found = measure_output(contestant, size_bytes, Path(folder))
-            self._note(kind, {**found, "start_ms": contestant.start_ms or 0.0})
 
     def _crash(self, kind: Kind) -> None:
         with started(kind, self._site) as contestant:
             self.crashes[kind.key] = measure_crash(contestant)
 
-    def _idle(self) -> None:
-        """All at the same time, which none of them notices."""
-        kinds = [
-            kind
-            for kind in self._kinds
-            if kind.key not in ("bare", "shim")
-            and not any(text.startswith(f"{kind.name}:") for text in self.failures)
-        ]
-        # Not those of the same queue together: one would take the other's order.
-        for kind in kinds:
-            with ExitStack() as stack:
-                contestant = stack.enter_context(started(kind, self._site))
-                seconds = self._plan.size.idle_seconds / max(1, len(kinds))
-                (found,) = measure_idle([contestant], max(2.0, seconds))
-            self._note(kind, found)
+    def _idle(self, kind: Kind) -> None:
+        with started(kind, self._site) as contestant:
+            self._note(kind, measure_idle(contestant, self._plan.size.idle_seconds))
 
     def _note(self, kind: Kind, found: dict[str, float]) -> None:
         for name, value in found.items():
@@ -159,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         versions = install()
-        with site() as where:
+        with site([kind.key for kind in kinds if kind.is_peer]) as where:
             patience_seconds = 0.0 if arguments.quick else PATIENCE_SECONDS
             condition = machine.conditions(patience_seconds)
             comparison = Comparison(kinds, plan, where)
@@ -167,6 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        _say("interrupted: everything is ended and deleted, nothing is written")
+        return 130
     results = less_the_scripts(comparison.results)
     facts = machine.facts(Path(tempfile.gettempdir()).resolve()) | versions
     words = ", ".join(f"{name} {value}" for name, value in facts.items())
@@ -175,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f" {condition['busy_percent']:g} % of the processors.\n\n"
         + tables(results, comparison.crashes)
         + "\n"
+        + "".join(f"\nLeft out: {line}.\n" for line in comparison.left_out())
     )
     print(text)
     _say(f"{time.monotonic() - began:.0f} s")

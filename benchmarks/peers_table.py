@@ -82,7 +82,7 @@ def _fates(
     ]
     rows = []
     for kind in kinds:
-        if kind.key in ("bare", "shim"):
+        if not kind.has_worker:
             continue
         fate = crashes.get(kind.key, {}).get("verdict", "-")
         rows.append([kind.name, kill_words(kind, results[kind.key]), fate])

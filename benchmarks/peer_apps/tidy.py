@@ -1,8 +1,8 @@
 """Takes an empty Redis database for a benchmark, and leaves nothing behind.
 
 ``tidy.py claim QUEUE`` prints the number of a database that is empty and now taken;
-``tidy.py release QUEUE NUMBER AMQP_URL`` empties it and deletes what the peers have
-made in RabbitMQ.
+``tidy.py release QUEUE NUMBER AMQP_URL KEY...`` empties it and deletes what the peers
+with these keys have made in RabbitMQ.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ def claim(queue: str) -> None:
     sys.exit(f"none of Redis' databases 1 to {DATABASES} is empty: empty one")
 
 
-def release(queue: str, number: str, amqp_url: str) -> None:
+def release(base: str, number: str, amqp_url: str, *keys: str) -> None:
     """Empty the database if it is ours, and delete queues and exchanges."""
     client = redis.Redis(HOST, db=int(number))
-    if client.get(OWNER) == queue.encode():
+    if client.get(OWNER) == base.encode():
         client.flushdb()
-    pidbox = f"{queue}.pidbox"
-    for name in (queue, f"{queue}.DQ", f"{queue}.XQ"):
-        _delete(amqp_url, "queue_delete", name)
-    for name in (queue, pidbox, f"reply.{pidbox}", f"{queue}.events"):
-        _delete(amqp_url, "exchange_delete", name)
+    for queue in (base, *(f"{base}_{key}" for key in keys)):
+        pidbox = f"{queue}.pidbox"
+        for name in (queue, f"{queue}.DQ", f"{queue}.XQ"):
+            _delete(amqp_url, "queue_delete", name)
+        for name in (queue, pidbox, f"reply.{pidbox}", f"{queue}.events"):
+            _delete(amqp_url, "exchange_delete", name)
 
 
 def _delete(amqp_url: str, method: str, name: str) -> None:

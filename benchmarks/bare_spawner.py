@@ -1,6 +1,6 @@
 """The limit of the machine: scripts spawned by next to nothing; a process of its own.
 
-``bare_spawner.py bare|shim``: answers calls as peer_apps/client.py does. Runs four
+``bare_spawner.py bare|shim FOLDER``: answers calls as peer_apps/client.py does. Runs four
 scripts at once, each with its output in a file; with ``shim`` a plain ``sh`` waits
 for each script and stores its exit status.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -67,15 +66,14 @@ class Spawner:
         os.posix_spawn(path, [path], os.environ, file_actions=actions)
 
 
-def main(kind: str) -> None:
+def main(kind: str, folder: str) -> None:
     """Answer until nobody asks any more."""
-    with tempfile.TemporaryDirectory(prefix="job_runner_bench_") as name:
-        spawner = Spawner(Path(name), kind == "shim")
-        for line in sys.stdin:
-            request = json.loads(line)
-            answer = getattr(spawner, request["call"])(**request["arguments"])
-            print(json.dumps({"answer": answer}), flush=True)
+    spawner = Spawner(Path(folder), kind == "shim")
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = getattr(spawner, request["call"])(**request["arguments"])
+        print(json.dumps({"answer": answer}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

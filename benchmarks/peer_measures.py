@@ -70,7 +70,7 @@ def started(kind: Kind, site: Site) -> Iterator[Contestant]:
         else:
             spawner = str(Path(__file__).with_name("bare_spawner.py"))
             python = str(VENV / "bin" / "python")
-            remote = Remote([python, spawner, kind.key], dict(os.environ), folder)
+            remote = Remote([python, spawner, kind.key, name], dict(os.environ), folder)
             client = stack.enter_context(remote)
             contestant = BareContestant(folder, client)
         stack.callback(contestant.stop)

@@ -1,8 +1,8 @@
 """The limit of the machine: scripts spawned by next to nothing; a process of its own.
 
-``bare_spawner.py bare|shim FOLDER``: answers calls as peer_apps/client.py does. Runs four
-scripts at once, each with its output in a file; with ``shim`` a plain ``sh`` waits
-for each script and stores its exit status.
+``bare_spawner.py bare|shim FOLDER``: answers calls as peer_apps/client.py does. Runs
+four scripts at once, each with its output in a file; with ``shim`` a plain ``sh``
+waits for each script and stores its exit status.
 """
 
 from __future__ import annotations

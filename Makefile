@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo run test units faults bench lint clean
+.PHONY: demo run test units faults bench bench-peers bench-growth lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
@@ -29,6 +29,15 @@ faults: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/core.py
 
+# Beside Celery, RQ, Dramatiq and Huey, in a virtual environment of their own; starts
+# Redis and RabbitMQ if they are not up. Six minutes.
+bench-peers: $(INSTALLED)
+	$(BIN)/python benchmarks/peers.py
+
+# How costs grow with sizes: plots and exponents. Four minutes.
+bench-growth: $(INSTALLED)
+	$(BIN)/python benchmarks/growth.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +54,4 @@ $(INSTALLED): pyproject.toml setup.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

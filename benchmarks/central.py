@@ -79,10 +79,24 @@ class Central:
         """Offer some runs of one script."""
         return Ordered(**self._call("order", script=script, count=count))
 
-    def wait_for_ends(self, run_ids: Sequence[int]) -> list[bool]:
+    def log(self, run_id: int) -> str | None:
+        """Return the log of a run, None while it has none."""
+        content: str | None = self._call("log", run_id=run_id)
+        return content
+
+    def wait_for_log(self, run_id: int, text: str) -> int:
+        """Wait until a text is in the log of a run; return when it was there."""
+        seen_ns: int = self._call(
+            "wait_for_log", run_id=run_id, text=text, timeout_seconds=END_SECONDS
+        )
+        return seen_ns
+
+    def wait_for_ends(
+        self, run_ids: Sequence[int], timeout_seconds: float = END_SECONDS
+    ) -> list[bool]:
         """Wait until some runs have ended; return which of them succeeded."""
         ended: list[bool] = self._call(
-            "wait_for_ends", run_ids=list(run_ids), timeout_seconds=END_SECONDS
+            "wait_for_ends", run_ids=list(run_ids), timeout_seconds=timeout_seconds
         )
         return ended
 

@@ -45,6 +45,20 @@ class Orders:
             self._server.enqueue(run_id)
         return {"run_ids": run_ids, "sent_ns": sent_ns}
 
+    def log(self, run_id: int) -> str | None:
+        """Return the log of a run."""
+        return self._server.api.log(run_id)
+
+    def wait_for_log(self, run_id: int, text: str, timeout_seconds: float) -> int:
+        """Wait until a text is in the log of a run; return when it was there."""
+        api = self._server.api
+
+        def is_there() -> int | None:
+            is_visible = text in (api.log(run_id) or "")
+            return time.monotonic_ns() if is_visible else None
+
+        return api.wait_for(is_there, f"{text!r} in the log", timeout_seconds)
+
     def wait_for_ends(
         self, run_ids: Sequence[int], timeout_seconds: float
     ) -> list[bool]:

@@ -25,7 +25,9 @@ from central import BenchmarkError
 from cost import measure_costs
 from figures import Figure, rst_table
 from latency import measure_kills, measure_starts
+from many import measure_many, measure_restart
 from output import measure_output
+from visible import measure_lines, measure_process_starts
 
 PATIENCE_SECONDS = 60.0
 RESULTS_PATH = Path(__file__).with_name("results.json")
@@ -44,6 +46,11 @@ class Plan:
     output_rounds: int
     output_bytes: int
     silence_seconds: float
+    lines: int
+    process_starts: int
+    many_runs: int
+    many_seconds: float
+    restarted_runs: int
 
 
 FULL = Plan(
@@ -51,10 +58,15 @@ FULL = Plan(
     kills=30,
     cost_rounds=5,
     runs_per_round=200,
-    idle_seconds=60,
+    idle_seconds=30,
     output_rounds=5,
-    output_bytes=500_000_000,
+    output_bytes=1_000_000_000,
     silence_seconds=3,
+    lines=10,
+    process_starts=5,
+    many_runs=1000,
+    many_seconds=5,
+    restarted_runs=500,
 )
 QUICK = Plan(
     starts=5,
@@ -65,6 +77,11 @@ QUICK = Plan(
     output_rounds=1,
     output_bytes=20_000_000,
     silence_seconds=0.5,
+    lines=2,
+    process_starts=1,
+    many_runs=20,
+    many_seconds=1,
+    restarted_runs=10,
 )
 
 
@@ -76,6 +93,10 @@ def measures(plan: Plan) -> Iterator[tuple[str, Measure]]:
     yield "cost", partial(measure_costs, *costs)
     output = plan.output_rounds, plan.output_bytes, plan.silence_seconds
     yield "output", partial(measure_output, *output)
+    yield "lines", partial(measure_lines, plan.lines)
+    yield "process start", partial(measure_process_starts, plan.process_starts)
+    yield "many", partial(measure_many, plan.many_runs, plan.many_seconds)
+    yield "restart", partial(measure_restart, plan.restarted_runs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,10 +16,11 @@ WARM_UP_RUNS = 20
 OFFER_TTL_SECONDS = 600
 """All orders come at once; by default those that wait for 4 s would be forgotten."""
 SETTLE_SECONDS = 0.5
-CPU_TARGET = {"median": 10.0}
+CPU_TARGET = {"median": 3.0}
 REQUESTS_TARGET = {"median": 6.0}
-IDLE_TARGET = {"median": 0.1}
-RSS_TARGET = {"median": 48.0}
+IDLE_TARGET = {"median": 0.03}
+RSS_TARGET = {"median": 42.0}
+RATE_TARGET = {"median": 250.0}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,14 @@ def _figures(found: list[Round], runs: int) -> list[Figure]:
         Figure("run_cpu_scripts", "CPU per run, shim and script", "ms", scripts),
         Figure("run_cpu_server", "CPU per run, stand-in server", "ms", server),
         Figure("run_requests", "HTTP requests per run", "", requests, REQUESTS_TARGET),
-        Figure("run_rate", "runs per second, end to end", "1/s", rates),
+        Figure(
+            "run_rate",
+            "runs per second, end to end",
+            "1/s",
+            rates,
+            RATE_TARGET,
+            at_least=True,
+        ),
     ]
     return [figure for figure in figures if figure.values]
 

@@ -64,18 +64,23 @@ class Figure:
         sign = ">= " if self.at_least else ""
         limits = [f"{name} {sign}{limit:g}" for name, limit in self.target.items()]
         met = {True: "yes", False: "**no**", None: ""}[self.is_met()]
-        numbers = [_short(value) for value in self.summary().values()]
+        numbers = [short(value) for value in self.summary().values()]
         count = str(len(self.values))
         return [self.name, self.unit, count, *numbers, ", ".join(limits), met]
 
 
 def rst_table(figures: Sequence[Figure]) -> str:
     """Return a table in reStructuredText, as the documentation has it."""
-    rows = [list(_HEADINGS), *(figure.as_row() for figure in figures)]
+    return simple_table(_HEADINGS, [figure.as_row() for figure in figures])
+
+
+def simple_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a "simple table" of reStructuredText."""
+    rows = [headings, *lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = "  ".join("=" * width for width in widths)
-    lines = [_line(row, widths) for row in rows]
-    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+    texts = [_line(row, widths) for row in rows]
+    return "\n".join([rule, texts[0], rule, *texts[1:], rule])
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -83,8 +88,8 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _short(value: float) -> str:
-    """Three decimals where they say something, none where they do not."""
+def short(value: float) -> str:
+    """Return it with three decimals where they say something, else with none."""
     if value and abs(value) < 10:
         return f"{value:.3f}".rstrip("0").rstrip(".")
     return f"{value:.1f}".removesuffix(".0")

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import os
-import select
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from central import BenchmarkError, Central
+import trees
+from central import Central
 from figures import Figure
 from first_line import FirstLine
 from measured_worker import worker_and_server
-from processes import command_name
 
 WARM_UP_RUNS = 5
 PAUSE_SECONDS = 0.03
 """After a run is reported the worker removes its folder; an order finds it idle."""
-START_TARGET = {"median": 15.0, "p95": 40.0}
-KILL_TARGET = {"median": 30.0}
-CHILDREN, OWN_SESSIONS, DOUBLE_FORKED = 9, 5, 5
-TREE_SIZE = 1 + CHILDREN + OWN_SESSIONS + DOUBLE_FORKED
-LIMIT_SECONDS = 20.0
-
-_MEMBER = """\
-echo $$ >>{pids}
-exec sleep 120
-"""
-_TREE = """\
-#!/bin/sh
-echo $$ >>{pids}
-for i in $(seq {children}); do sh {member} & done
-for i in $(seq {own_sessions}); do setsid sh {member} & done
-for i in $(seq {double_forked}); do (setsid sh -c 'sh {member} &' &); done
-wait
-"""
+START_TARGET = {"median": 4.0, "p95": 6.0}
+KILL_TARGET = {"median": 10.0}
 
 
 def measure_starts(runs: int) -> list[Figure]:
@@ -98,7 +81,7 @@ def _measure_kills(rounds: int, tracking: str) -> Figure:
             found.append(_kill(central, folder))
             worker.wait_until_quiet()
             time.sleep(PAUSE_SECONDS)
-    name = f"kill order -> tree of {TREE_SIZE} processes dead; {tracking}"
+    name = f"kill order -> tree of {trees.SIZE} processes dead; {tracking}"
     return Figure(f"kill_{tracking}", name, "ms", found[1:], KILL_TARGET)
 
 
@@ -118,57 +101,18 @@ def _start(central: Central, folder: Path) -> tuple[float, float]:
 
 
 def _kill(central: Central, folder: Path) -> float:
-    pids_path, member_path = folder / "pids", folder / "member"
-    pids_path.write_text("")
-    member_path.write_text(_MEMBER.format(pids=pids_path))
-    script = _TREE.format(
-        pids=pids_path,
-        member=member_path,
-        children=CHILDREN,
-        own_sessions=OWN_SESSIONS,
-        double_forked=DOUBLE_FORKED,
-    )
+    script, pids_path = trees.script(folder)
     ordered = central.order(script)
-    with _pidfds(_grown_tree(pids_path)) as descriptors:
+    with trees.pidfds(trees.grown(pids_path)) as descriptors:
         # What a shell does last before it waits is not to be measured.
         time.sleep(PAUSE_SECONDS)
         number, sent_ns = central.kill(ordered.run_ids[0])
         for descriptor in descriptors:
-            _wait_for_death(descriptor)
+            trees.wait_for_death(descriptor)
         dead_ns = time.monotonic_ns()
     central.wait_for_kill(number)
     central.wait_for_ends(ordered.run_ids)
     return (dead_ns - sent_ns) / 1e6
-
-
-def _grown_tree(pids_path: Path) -> list[int]:
-    """Return the pids of a tree, once it is complete."""
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while time.monotonic() < deadline:
-        pids = [int(word) for word in pids_path.read_text().split()]
-        asleep = [pid for pid in pids if command_name(pid) == "sleep"]
-        if len(pids) == TREE_SIZE and len(asleep) == TREE_SIZE - 1:
-            return pids
-        time.sleep(0.005)
-    raise BenchmarkError(f"no tree of {TREE_SIZE} processes")
-
-
-@contextmanager
-def _pidfds(pids: list[int]) -> Iterator[list[int]]:
-    descriptors = [os.pidfd_open(pid) for pid in pids]
-    try:
-        yield descriptors
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _wait_for_death(descriptor: int) -> None:
-    """A pidfd can be read from when its process has become a zombie."""
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    if not poller.poll(LIMIT_SECONDS * 1000):
-        raise BenchmarkError("a process lives on after the kill")
 
 
 @contextmanager

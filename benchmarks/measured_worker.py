@@ -8,11 +8,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import own_cgroup
 import psutil
 from central import ENVIRONMENT, ROOT, BenchmarkError, Central
 
@@ -30,14 +31,14 @@ class MeasuredWorker:
     """
 
     def __init__(self, config_path: Path) -> None:
-        self._config_path = config_path
-        self._cgroup = _make_cgroup()
+        self.config_path = config_path
+        self._cgroup = own_cgroup.make()
         self.spool_path = config_path.with_name("spool")
         self.log_path = config_path.with_name("worker.log")
 
     def __enter__(self) -> Self:
         """Start it."""
-        path = str(self._config_path)
+        path = str(self.config_path)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "job_runner_worker", "--config-path", path],
@@ -60,6 +61,13 @@ class MeasuredWorker:
         traceback: TracebackType | None,
     ) -> None:
         """Stop it, and everything that it started."""
+        self.stop()
+        if error is not None:
+            log = self.log_path.read_text(errors="replace").splitlines()
+            print("\n".join(["the worker's log:", *log[-20:]]), file=sys.stderr)
+
+    def stop(self) -> None:
+        """Stop it, and everything that it started."""
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
@@ -67,10 +75,7 @@ class MeasuredWorker:
             self._process.kill()
             self._process.wait()
         if self._cgroup is not None:
-            _remove_cgroup(self._cgroup)
-        if error is not None:
-            log = self.log_path.read_text(errors="replace").splitlines()
-            print("\n".join(["the worker's log:", *log[-20:]]), file=sys.stderr)
+            own_cgroup.remove(self._cgroup)
 
     @property
     def pid(self) -> int:
@@ -84,6 +89,13 @@ class MeasuredWorker:
                 return child.pid
         raise BenchmarkError("the worker has no spawn helper")
 
+    def pids(self) -> list[int]:
+        """Return all its processes, those of scripts too."""
+        if self._cgroup is not None:
+            return own_cgroup.pids(self._cgroup)
+        worker = psutil.Process(self.pid)
+        return [self.pid, *(each.pid for each in worker.children(recursive=True))]
+
     def everything_cpu_seconds(self) -> float | None:
         """Return the CPU time of worker, helper, shims and scripts together.
 
@@ -91,9 +103,7 @@ class MeasuredWorker:
         """
         if self._cgroup is None:
             return None
-        text = (self._cgroup / "cpu.stat").read_text()
-        match = re.match(r"usage_usec (\d+)", text)
-        return int(match[1]) / 1e6 if match else None
+        return own_cgroup.cpu_seconds(self._cgroup)
 
     def tracking(self) -> str:
         """Return by what it says that it tracks processes."""
@@ -125,28 +135,3 @@ def worker_and_server(**options: object) -> Iterator[tuple[Central, MeasuredWork
         with MeasuredWorker(config_path) as worker:
             central.wait_for_worker()
             yield central, worker
-
-
-def _make_cgroup() -> Path | None:
-    """Make a cgroup v2 below the own one. Its CPU time needs no controller."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        memberships = Path("/proc/self/cgroup").read_text().splitlines()
-        mount = next(line for line in mounts if " - cgroup2 " in line).split()[4]
-        own = next(line[3:] for line in memberships if line.startswith("0::"))
-        return Path(tempfile.mkdtemp(prefix="bench-", dir=mount + own))
-    except (OSError, StopIteration):
-        return None
-
-
-def _remove_cgroup(cgroup: Path) -> None:
-    with suppress(OSError):
-        (cgroup / "cgroup.kill").write_text("1")
-    deadline = time.monotonic() + STOP_SECONDS
-    while cgroup.exists() and time.monotonic() < deadline:
-        for folder in sorted(cgroup.rglob("*/"), reverse=True):
-            with suppress(OSError):
-                folder.rmdir()
-        with suppress(OSError):
-            cgroup.rmdir()
-        time.sleep(POLL_SECONDS)

@@ -20,8 +20,9 @@ from processes import forget_peak, peak_resident_mib, resident_mib
 SAMPLE_SECONDS = 0.002
 BLOCK_BYTES = 512
 MIB = 2**20
-GROWTH_TARGET = {"max": 4.0}
-DISK_TARGET = {"max": 32.0}
+GROWTH_TARGET = {"max": 2.0}
+DISK_TARGET = {"max": 16.0}
+RATIO_TARGET = {"median": 1.3}
 _LINE = "x" * 79
 
 
@@ -64,7 +65,7 @@ def measure_output(
         Figure("output_disk_later", silence, "MiB", later_disk, DISK_TARGET),
         Figure("output_wall", f"{what}: first line -> all reported", "s", wall),
         Figure("output_direct", "the same script > file: to its end", "s", direct),
-        Figure("output_ratio", "the one divided by the other", "", ratio),
+        Figure("output_ratio", "the one divided by the other", "", ratio, RATIO_TARGET),
     ]
 
 

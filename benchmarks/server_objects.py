@@ -3,13 +3,16 @@
 ``server_objects.py DATA workers COUNT`` makes workers in the pool that is there, and
 one in a pool of its own; prints a JSON list of their keys and secrets, that one last.
 ``server_objects.py DATA runs JOB COUNT`` makes runs that are not due for a long time;
-prints the list of their ids. PostgreSQL's URL is in $JOB_RUNNER_DATABASE.
+prints the list of their ids. ``server_objects.py DATA crowd COUNT`` makes many
+workers in one pool; prints the pool's id and the secret that they share.
+PostgreSQL's URL is in $JOB_RUNNER_DATABASE.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     data_path, what, *numbers = arguments
     url = os.environ.get(DATABASE_VARIABLE) or None
     django_settings.configure(Path(data_path), url)
-    make = {"workers": _make_workers, "runs": _make_runs}[what]
+    make = {"workers": _make_workers, "runs": _make_runs, "crowd": _make_crowd}[what]
     print(json.dumps(make(*map(int, numbers))))
 
 
@@ -58,6 +61,24 @@ def _make_runs(job_id: int, count: int) -> list[int]:
             Run.objects.create(job_id=job_id, schedule_dts=due_at).pk
             for _ in range(count)
         ]
+
+
+def _make_crowd(count: int) -> dict[str, Any]:
+    from django.db import transaction
+
+    from job_runner_worker.server.models import Project, Worker, WorkerPool
+
+    secret = secrets.token_hex(20)
+    keys = [f"crowd{number}" for number in range(count)]
+    with transaction.atomic():
+        pool = WorkerPool.objects.create(title="crowd")
+        Project.objects.get().worker_pools.add(pool)
+        workers = Worker.objects.bulk_create(
+            [Worker(title=key, api_key=key, secret=secret) for key in keys],
+            batch_size=200,
+        )
+        pool.workers.add(*workers)
+    return {"pool": pool.pk, "secret": secret}
 
 
 if __name__ == "__main__":

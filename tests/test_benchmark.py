@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 240
 KEYS = {
     "start_auto",
     "start_subreaper",
@@ -25,6 +25,14 @@ KEYS = {
     "output_rss",
     "output_disk",
     "output_ratio",
+    "line_1",
+    "line_0.2",
+    "process_start",
+    "many_rss",
+    "many_cpu",
+    "many_broken",
+    "restart_attached",
+    "restart_lost",
 }
 
 pytestmark = pytest.mark.integration

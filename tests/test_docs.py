@@ -20,10 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.rst", ROOT / "CHANGES.rst", *sorted(DOCS.glob("*.rst"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-# Made from the results of `make bench` and included in docs/performance.rst.
-MADE_LATER = {DOCS / "performance-table.rst"}
-MADE_BY_MAKE = {"benchmarks/results.json"}
-IGNORED_FOLDERS = {".git", ".venv", "build", "dist"}
+# Made by `make bench`, bench-peers and bench-growth; included in docs/performance.rst.
+MADE_LATER = {DOCS / f"performance-{name}.rst" for name in ("table", "peers", "growth")}
+MADE_BY_MAKE = {
+    f"benchmarks/{name}.json" for name in ("results", "peers_results", "growth_results")
+}
+IGNORED_FOLDERS = {".git", ".venv", ".venv-peers", "build", "dist"}
 
 # A setting's name alone in a line, and everything indented below it.
 SETTING = re.compile(r"^``(\w+)``\n((?:\n|    .*\n)+)", re.MULTILINE)
@@ -32,7 +34,7 @@ DOC_ROLE = re.compile(r":doc:`(?:[^`<]*<)?([^`>]+)>?`")
 DIRECTIVE = re.compile(r"^\.\. (?:include|image|literalinclude):: *(\S+)", re.MULTILINE)
 TEST_NAME = re.compile(r"``(test_\w+)``")
 PATH = re.compile(r"``((?:[\w.-]+/)+[\w.-]*)``")
-MAKE = re.compile(r"(?:``|^    )make (\w+)", re.MULTILINE)
+MAKE = re.compile(r"(?:``|^    )make ([\w-]+)", re.MULTILINE)
 
 
 @cache
@@ -132,7 +134,7 @@ def test_modules_that_are_named_exist() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_make_targets_that_are_named_exist(name: str) -> None:
-    targets = set(re.findall(r"^(\w+):", text_of("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", text_of("Makefile"), re.MULTILINE))
 
     assert set(MAKE.findall(text_of(name))) - targets == set()
 

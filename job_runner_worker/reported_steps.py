@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
-from job_runner_worker.private_files import PRIVATE, read_file, write_atomically
+from job_runner_worker.private_files import append, read_file, write_atomically
 
 NAME = "reported.json"
 _REFUSED = "refused"
@@ -55,15 +54,12 @@ class ReportedSteps:
         self._unwritten.append((reporter, step, _REFUSED))
 
     def write(self) -> None:
-        """One line a step: to replace the file each time costs a run milliseconds.
+        """One line a step. Raises OSError.
 
-        Each begins with its line end, so that a torn one before it stays alone. Raises
-        OSError.
+        Each begins with its line end, so that a torn one before it stays alone.
         """
         lines = "".join(f"\n{json.dumps(step)}" for step in self._unwritten)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with open(os.open(self._path, flags, PRIVATE), "wb", buffering=0) as file:
-            file.write(lines.encode())
+        append(self._path, lines.encode(), create=True)
         self._unwritten.clear()
 
 

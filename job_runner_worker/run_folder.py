@@ -23,9 +23,10 @@ from job_runner_worker.output_file import OutputFile
 from job_runner_worker.private_files import (
     MAX_FILE_BYTES,
     PRIVATE,
+    append,
     read_file,
     remove_tree,
-    write_atomically,
+    write_file,
 )
 from job_runner_worker.reported_steps import ReportedSteps
 from job_runner_worker.run_note import FORMAT as FORMAT
@@ -76,7 +77,7 @@ class RunFolder:
         unfinished = path.with_name(path.name + NEW_SUFFIX)
         unfinished.mkdir(mode=0o700)
         try:
-            cls(unfinished, note)._write_note()
+            write_file(unfinished / "run.json", run_note.encode(note))
             unfinished.rename(path)
         except OSError:
             # Else the run could not be offered again.
@@ -131,11 +132,12 @@ class RunFolder:
         """
         self.note = replace(self.note, **changes)  # type: ignore[arg-type]
         with self._tolerance("run.json"):
-            self._write_note()
+            content = run_note.encode_changes(changes)
+            append(self.path / "run.json", content, create=False)
 
     def prepare(self, script: bytes) -> None:
         """Make everything that the shim expects. May be repeated."""
-        self._write("script", script)
+        write_file(self.script_path, script)
         for name, length in (
             ("output", 0),
             # Written at their full size now, so that a full disk cannot lose them.
@@ -264,9 +266,6 @@ class RunFolder:
                 if name != "output" and status.st_size > MAX_FILE_BYTES:
                     raise RunFolderError(f"{self.path}/{name} is too large")
 
-    def _write_note(self) -> None:
-        self._write("run.json", run_note.encode(self.note))
-
     @contextlib.contextmanager
     def _tolerance(self, name: str) -> Iterator[None]:
         try:
@@ -297,9 +296,6 @@ class RunFolder:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         with open(os.open(self.path / name, flags, PRIVATE), "ab") as file:
             file.write(content[file.tell() :])
-
-    def _write(self, name: str, content: bytes) -> None:
-        write_atomically(self.path / name, content)
 
 
 def read_note(path: Path) -> Note:

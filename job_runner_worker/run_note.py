@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -49,21 +51,39 @@ class Note:
 
 
 def encode(note: Note) -> bytes:
-    """Return the content of a ``run.json``."""
+    """Return the content of a new ``run.json``."""
     return json.dumps(asdict(note)).encode()
 
 
-def decode(content: bytes) -> Note:
-    """Return what a ``run.json`` says.
+def encode_changes(changes: Mapping[str, Any]) -> bytes:
+    """Return what is appended to a ``run.json`` when fields of its note change.
 
-    Raises ValueError, which names the field, for what no worker of this format wrote.
+    It begins with its line end, so that a torn line before it stays alone.
     """
+    plain = {
+        name: asdict(value) if isinstance(value, Run) else value
+        for name, value in changes.items()
+    }
+    return b"\n" + json.dumps(plain).encode()
+
+
+def decode(content: bytes) -> Note:
+    """Return what a ``run.json`` says: a note, and in each later line what changed.
+
+    A torn later line costs what it said. Raises ValueError, which names the field,
+    for what no worker of this format wrote.
+    """
+    first_line, *later_lines = content.split(b"\n")
     try:
-        found = json.loads(content)
+        found = json.loads(first_line)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError("it is no JSON object")
+    for line in later_lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            changes = json.loads(line)
+            found |= changes if isinstance(changes, dict) else {}
     if found.get("format") != FORMAT or found["format"] is True:
         raise ValueError(
             f"format {found.get('format')!r:.20}; this version reads format {FORMAT}"
@@ -100,8 +120,7 @@ def _check(note: Note) -> None:
     times = [note.claimed_at, *([note.failed_at] if note.failure else [])]
     is_right = {
         "run_id": 0 < note.run_id < 2**63,
-        "run": note.run is None
-        or note.run.id == note.run_id,
+        "run": note.run is None or note.run.id == note.run_id,
         "max_log_bytes": note.max_log_bytes > 0,
         "end_mark": note.end_mark.strip() != "" and note.end_mark.isascii(),
         "cgroup": "\0" not in note.cgroup,

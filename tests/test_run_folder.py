@@ -124,6 +124,22 @@ def test_a_torn_foreign_or_newer_folder_is_one_line_that_names_it(folder, conten
     assert "\n" not in str(error.value)
 
 
+def test_a_torn_change_costs_what_it_said_and_nothing_else(folder):
+    path = folder.path / "run.json"
+    for lost in (b'\n{"kill_reason": "to', b"\n[3]", b"\n\xff", b"\n" + b"[" * 10_000):
+        with path.open("ab") as file:
+            file.write(lost)
+        folder.update_note(run=RUN)
+        assert RunFolder.load(folder.path).note == folder.note
+
+
+def test_a_change_makes_no_note_where_there_is_none(folder, caplog):
+    (folder.path / "run.json").unlink()
+    folder.update_note(run=RUN)
+    assert not (folder.path / "run.json").exists()
+    assert "cannot write run.json" in caplog.text
+
+
 def test_a_torn_note_of_every_length_is_refused(folder):
     path = folder.path / "run.json"
     whole = path.read_bytes()
@@ -167,9 +183,11 @@ def test_a_full_disk_keeps_what_was_there(small_disk, left_bytes):
 def test_a_note_that_cannot_be_written_is_known_to_this_worker_only(small_disk, caplog):
     folder = RunFolder.create(small_disk / "3", NOTE)
     fill_disk(small_disk)
-    folder.update_note(run=RUN)
+    # What fits beside the first line in its page would be written all the same.
+    long_run = replace(RUN, script="#!/bin/sh\n" + "true\n" * 10_000)
+    folder.update_note(run=long_run)
     folder.note_reported("rest", "enqueued")
-    assert folder.run == RUN
+    assert folder.run == long_run
     assert folder.has_reported("rest", "enqueued")
     loaded = RunFolder.load(folder.path)
     assert loaded.note == NOTE

@@ -256,8 +256,8 @@ def test_a_run_that_a_reboot_cut_short_becomes_what_is_configured(
     # As a loss of power leaves it: no exit status, and the boot of another day.
     folder = tmp_path / "spool" / str(run_id)
     (folder / "exit_status").write_text("    ")
-    note = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(note | {"boot_id": "another"}))
+    with (folder / "run.json").open("a") as file:
+        file.write(f"\n{json.dumps({'boot_id': 'another'})}")
     with working(server, tmp_path, interrupted_runs=interrupted_runs) as scene:
         if interrupted_runs == "reschedule":
             scene.wait_for_line(f"WARNING run {run_id}: .*interrupted, offered again")

@@ -28,6 +28,8 @@ class OutputKeeper:
 
     def __init__(self) -> None:
         self._outputs: dict[OutputFile, _Growth] = {}
+        # Those that nobody is going to tell about: the quiet ones cost nothing.
+        self._awake: set[_Growth] = set()
         self._has_new = Event()
         self._watch = WriteWatch()
         self._greenlet: gevent.Greenlet[[], None] | None = None
@@ -37,15 +39,15 @@ class OutputKeeper:
         if self._greenlet is None:
             self._watch.open()
             self._greenlet = gevent.spawn(self._run)
-        self._outputs[output] = _Growth(
-            output, is_growing, self._watch, self._has_new.set
-        )
-        self._has_new.set()
+        growth = _Growth(output, is_growing, self._watch, self._wake)
+        self._outputs[output] = growth
+        self._wake(growth)
 
     def forget(self, output: OutputFile) -> None:
         """Leave an output as it is from now on."""
         growth = self._outputs.pop(output, None)
         if growth is not None:
+            self._awake.discard(growth)
             growth.forget()
 
     def close(self) -> None:
@@ -59,7 +61,7 @@ class OutputKeeper:
         while True:
             self._has_new.clear()
             try:
-                pauses = [growth.look() for growth in list(self._outputs.values())]
+                pauses = {growth: growth.look() for growth in list(self._awake)}
             except OSError as error:
                 _log.warning(
                     "outputs cannot be kept small on the file system of the spool: %s; "
@@ -67,9 +69,14 @@ class OutputKeeper:
                     error.strerror,
                 )
                 return
-            awaited = [pause for pause in pauses if pause is not None]
+            awaited = [pause for pause in pauses.values() if pause is not None]
+            self._awake -= {each for each, pause in pauses.items() if pause is None}
             self._has_new.wait(min(awaited, default=None))
             gevent.sleep(_LEAST_PAUSE_SECONDS)
+
+    def _wake(self, growth: _Growth) -> None:
+        self._awake.add(growth)
+        self._has_new.set()
 
 
 class _Growth:
@@ -80,7 +87,7 @@ class _Growth:
         output: OutputFile,
         is_growing: Callable[[], bool],
         watch: WriteWatch,
-        wake: Callable[[], None],
+        wake: Callable[[_Growth], None],
     ) -> None:
         self._output = output
         self._is_growing = is_growing
@@ -125,4 +132,4 @@ class _Growth:
     def _written(self) -> None:
         self._armed = None
         self._looked_at = time.monotonic()
-        self._wake()
+        self._wake(self)

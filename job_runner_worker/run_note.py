@@ -100,8 +100,7 @@ def _check(note: Note) -> None:
     times = [note.claimed_at, *([note.failed_at] if note.failure else [])]
     is_right = {
         "run_id": 0 < note.run_id < 2**63,
-        "run": note.run is None
-        or note.run.id == note.run_id,
+        "run": note.run is None or note.run.id == note.run_id,
         "max_log_bytes": note.max_log_bytes > 0,
         "end_mark": note.end_mark.strip() != "" and note.end_mark.isascii(),
         "cgroup": "\0" not in note.cgroup,

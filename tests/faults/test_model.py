@@ -508,12 +508,13 @@ class WorkerModel(RuleBasedStateMachine):
     def _situation(self) -> str:
         assert self.process is not None
         worker = self.process.worker
+        states = {run_id: live.state for run_id, live in worker._runs.items()}
         return "\n".join(
             [
-                f"in hand: {[(run_id, live.state) for run_id, live in worker._runs.items()]}",
-                f"waiting: {list(worker.waiting)}, kills: {worker._kills._is_under_way}",
+                f"in hand: {states}, waiting: {list(worker.waiting)}",
+                f"kills: {worker._kills._is_under_way}",
                 f"left: {[each for each in self.run_ids if not self._ended(each)]}",
-                f"orders: {self._unheard_kills()}, {self.process.source._queue.qsize()}",
+                f"orders: {self._unheard_kills()}",
                 f"scripts: {self.machine.running()} of {self.machine.begun}",
                 f"runs: {[self.api.run(run_id) for run_id in self.run_ids]}",
                 *(str(request) for request in self.api.requests[-60:]),

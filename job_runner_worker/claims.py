@@ -102,7 +102,8 @@ class CentralClaims:
             offers += [
                 self._offer(found, own_uri, path) for path, found in self._list(first)
             ]
-        return offers
+        # A run that was reset meanwhile may be listed as queued though it has ended.
+        return [offer for offer in offers if not offer.ended]
 
     def _list(self, first: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the objects of a list, page after page, with the page's path."""

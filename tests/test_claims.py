@@ -220,6 +220,8 @@ def test_unfinished_are_the_queued_and_started_of_this_worker_over_all_pages(
     add_run(
         api, enqueue_dts=CLAIMED, start_dts=CLAIMED, return_dts=CLAIMED, worker=mine
     )
+    # Reset while it ran here, and reported all the same: listed as queued for ever.
+    add_run(api, enqueue_dts=CLAIMED, return_dts=CLAIMED, worker=mine)
     found = claims.unfinished()
     assert sorted(offer.run_id for offer in found) == sorted([*queued, started])
     assert {offer.holder for offer in found} == {Holder.THIS_WORKER}

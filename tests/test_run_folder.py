@@ -73,6 +73,12 @@ def test_any_script_and_title_come_back(tmp_path_factory, script, requests, titl
     assert RunFolder.load(path).note == made.note
 
 
+def test_a_run_may_have_any_name_that_its_source_gave_it(tmp_path):
+    run = replace(RUN, uri="file:3.run")
+    made = RunFolder.create(tmp_path / "3", replace(NOTE, run=run))
+    assert RunFolder.load(made.path).run == run
+
+
 def test_a_folder_that_is_there_already_is_not_made_again(folder):
     with pytest.raises(OSError, match=str(folder.path)):
         RunFolder.create(folder.path, NOTE)

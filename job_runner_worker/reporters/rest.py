@@ -21,7 +21,7 @@ from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.reporters.base import Reporter
 
-_UNAUTHORIZED, _CONFLICT = 401, 409
+_CONFLICT = 409
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +54,8 @@ class RestReporter(Reporter):
         self._sleep = sleep
         self._log_uris: dict[int, str] = {}
         self._unsure_of_log: set[int] = set()
+        self._unsure_of_end: set[int] = set()
+        """Runs whose end may have been stored: first the run has to be seen."""
 
     def started(self, run: Run, native_id: int | None, at: datetime) -> None:
         """PATCH start time and pid at once."""
@@ -86,6 +88,7 @@ class RestReporter(Reporter):
             self._sleep(next(waits) + (refusal.retry_after_seconds or 0.0))
         self._log_uris.pop(run.id, None)
         self._unsure_of_log.discard(run.id)
+        self._unsure_of_end.discard(run.id)
 
     def kill_requested(self, kill_request_id: int, at: datetime) -> None:
         """PATCH the time at which the kill was taken."""
@@ -113,6 +116,8 @@ class RestReporter(Reporter):
 
         Raises ApiError where it will never be taken.
         """
+        if run.id in self._unsure_of_end and self._has_ended(run):
+            return None
         try:
             self._api.patch(run.uri, fields, patient=False)
         except ApiError as error:
@@ -120,9 +125,8 @@ class RestReporter(Reporter):
                 return self._resolve_conflict(run, error)
             if not error.transient:
                 raise
-            if self._has_ended(run):
-                return None
-            return error
+            self._unsure_of_end.add(run.id)
+            return None if self._has_ended(run) else error
         return None
 
     def _resolve_conflict(self, run: Run, conflict: ApiError) -> ApiError | None:
@@ -147,12 +151,8 @@ class RestReporter(Reporter):
         return ApiError(str(conflict), conflict.status, transient=True)
 
     def _has_ended(self, run: Run) -> bool:
-        try:
-            found = self._api.get(run.uri)
-        except ApiError as error:
-            if error.status == _UNAUTHORIZED:
-                return False
-            raise
+        found = self._api.get(run.uri)
+        self._unsure_of_end.discard(run.id)
         return found.get("return_dts") is not None
 
     def _store_log(self, run: Run, content: str) -> None:

@@ -29,6 +29,7 @@ from job_runner_worker.testing.rest import (
 from job_runner_worker.testing.server_state import PAUSE_SECONDS, ServerState
 from job_runner_worker.testing.tables import API_ROOT, Row
 
+_DONE = {"GET": 200, "PATCH": 202, "POST": 201}
 _GARBAGE = Answer(
     200, {"content-type": "text/html"}, b"<html><body>Please log in</body></html>"
 )
@@ -255,9 +256,11 @@ def _error_in(asked: Asked, answer: Answer) -> ApiError | None:
     if answer.is_lost or answer.is_cut:
         return ApiError(f"{name}: no answer", transient=True)
     if 200 <= answer.status < 300:
-        if asked.method != "GET" or answer.headers.get("content-type") == JSON_TYPE:
+        is_json = answer.headers.get("content-type") == JSON_TYPE
+        if answer.status == _DONE[asked.method] and (asked.method != "GET" or is_json):
             return None
-        return ApiError(f"{name}: answered {answer.status} with no JSON object")
+        message = f"{name}: answered {answer.status} and not as a server does"
+        return ApiError(message, transient=True)
     transient = answer.status >= 500 or answer.status in (408, 425, 429)
     retry_after = answer.headers.get("retry-after", "")
     return ApiError(

@@ -174,6 +174,18 @@ def test_an_end_that_was_stored_is_not_sent_again(told: Reported, kind: str) -> 
     assert told.sleeps == []
 
 
+def test_an_unsure_end_is_not_sent_again_before_the_run_has_been_seen(
+    told: Reported,
+) -> None:
+    told.fail("lose_answer", "PATCH", body_has="return_dts")
+    told.fail("status", "GET", status=401, times=2)
+    for _ in range(2):
+        with pytest.raises(ApiError, match="401"):
+            told.reporter.finished(told.run, END)
+    told.reporter.finished(told.run, END)
+    assert len(told.api.patches_of(told.run.id)) == 1
+
+
 def test_an_end_that_was_not_stored_is_sent_until_it_is(told: Reported) -> None:
     told.fail("drop", "PATCH", times=5)
     told.reporter.finished(told.run, END)

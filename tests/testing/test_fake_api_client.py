@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import gevent
 import pytest
@@ -74,12 +75,23 @@ def test_a_fault_is_a_transient_error_to_the_impatient(
     assert fake.requests[-1].carried_out is stored
 
 
-def test_somebody_elses_page_is_no_answer_and_not_tried_again(fake: FakeApi) -> None:
-    fault = fake.faults.add(Fault("garbage", times=None))
-    with pytest.raises(ApiError) as raised:
-        fake.get("worker/")
-    assert (raised.value.status, raised.value.transient) == (None, False)
-    assert fault.hits == 1
+def test_somebody_elses_page_is_no_answer_and_outlasted(fake: FakeApi) -> None:
+    run_id = a_run(fake)
+    fault = fake.faults.add(Fault("garbage", times=4))
+    ask: list[Callable[..., object]] = [
+        lambda **how: fake.get("worker/", **how),
+        lambda **how: fake.patch(f"run/{run_id}/", {"pid": 5}, **how),
+        lambda **how: fake.post("run_log/", {"run": fake.run(run_id)["resource_uri"]}),
+    ]
+    for impatient in ask[:2]:
+        with pytest.raises(ApiError) as raised:
+            impatient(patient=False)
+        assert (raised.value.status, raised.value.transient) == (None, True)
+    assert fake.run(run_id)["pid"] is None
+    for patient in ask:
+        patient()
+    assert fault.hits == 4
+    assert fake.run(run_id)["pid"] == 5
 
 
 def test_the_patient_outlast_faults(fake: FakeApi) -> None:

@@ -21,10 +21,13 @@ test: $(INSTALLED)
 units: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not integration"
 
-# What `make test` does in short: FAULT_RUNS runs, and a death at every step of one.
-# FAULT_SEED=... repeats what was drawn.
+# What `make test` does in short: FAULT_RUNS runs, a death at every step of one, 10,000
+# runs in one worker. FAULT_SEED=... repeats what was drawn.
 faults: $(INSTALLED)
-	FAULT_RUNS=$(or $(FAULT_RUNS),200) FAULT_STEPS=all $(BIN)/python -m pytest tests/faults
+	FAULT_RUNS=$(or $(FAULT_RUNS),200) FAULT_STEPS=all FAULT_EXAMPLES=500 \
+	FAULT_SOAK_RUNS=10000 FAULT_OUTPUT_MEGABYTES=1000 \
+	FAULT_STORM_ORDERS=100000 FAULT_STORM_SECONDS=30 \
+	$(BIN)/python -m pytest tests/faults
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/core.py

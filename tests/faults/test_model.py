@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 from in_process import make_worker
 
@@ -570,5 +571,7 @@ class WorkerModel(RuleBasedStateMachine):
             assert row["execute_dts"] is not None
 
 
-WorkerModel.TestCase.settings = examples(150, stateful_step_count=30)
-test_any_history_ends_with_exactly_one_report_of_each_run = WorkerModel.TestCase
+def test_any_history_ends_with_exactly_one_report_of_each_run() -> None:
+    run_state_machine_as_test(
+        WorkerModel, settings=examples(150, stateful_step_count=30)
+    )

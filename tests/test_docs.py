@@ -21,7 +21,10 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.rst", ROOT / "CHANGES.rst", *sorted(DOCS.glob("*.rst"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 # Made by `make bench`, bench-peers and bench-growth; included in docs/performance.rst.
-MADE_LATER = {DOCS / f"performance-{name}.rst" for name in ("table", "peers", "growth")}
+MADE_LATER = {
+    DOCS / f"performance-{name}.rst"
+    for name in ("table", "peers", "growth", "server-table")
+}
 MADE_BY_MAKE = {
     f"benchmarks/{name}.json" for name in ("results", "peers_results", "growth_results")
 }

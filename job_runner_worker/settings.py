@@ -17,8 +17,11 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from job_runner_worker import run_options
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.launcher_settings import LauncherSettings
+from job_runner_worker.limit_settings import LimitSettings
+from job_runner_worker.run_options import NOTHING
 from job_runner_worker.secret_file import SecretFileError, find_secret
 from job_runner_worker.security_settings import SecuritySettings
 from job_runner_worker.setting_rules import (
@@ -160,7 +163,7 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LauncherSettings, SecuritySettings, WorkerSettings):
+class Settings(LauncherSettings, LimitSettings, SecuritySettings, WorkerSettings):
     """The effective settings of a worker; `load` and `parse` make them."""
 
     @property
@@ -218,6 +221,7 @@ def parse(
         elif is_required(each):
             raise _error(origin, f"is missing, add `{name} = ...`", SECTION, name)
     _check_callers(origin, values)
+    _check_limits(origin, values)
     host = urllib.parse.urlsplit(values["api_base_url"]).hostname or ""
     host = read_host(host) if host else ""
     values.setdefault("ws_server_hostname", host)
@@ -277,6 +281,12 @@ def _check_callers(origin: str, values: Mapping[str, Any]) -> None:
             "launcher_macs, or bind to 127.0.0.1"
         )
         raise _error(origin, what, SECTION, "launcher_bind")
+
+
+def _check_limits(origin: str, values: Mapping[str, Any]) -> None:
+    options = values.get("run_defaults", NOTHING), values.get("run_ceilings", NOTHING)
+    if what := run_options.above(*options):
+        raise _error(origin, what, SECTION, "run_defaults")
 
 
 def _default_spool_path(

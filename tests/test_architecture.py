@@ -28,6 +28,8 @@ WORDS = (
     "security_settings",
     "setting_rules",
     "launcher_settings",
+    "limit_settings",
+    "run_options",
     "settings",
     "ledger",
 )
@@ -78,6 +80,8 @@ LAYERS = {
             "security_settings",
             "setting_rules",
             "launcher_settings",
+            "limit_settings",
+            "run_options",
         ),
     ),
     "pure": Layer(PURE, (*WORDS, "mac")),

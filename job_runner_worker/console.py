@@ -75,7 +75,7 @@ class Console:
     def _of_run(self, live: LiveRun) -> dict[str, Any]:
         if live.has_folder:
             names = [each.name for each in self.worker.reporters if each.acknowledges]
-            return status.of_folder(live.folder, live.state, names)
+            return status.of_folder(live.folder, live.state, names, live.usage)
         since = status.monotonic_moment(live.offered_at)
         return status.without_folder(live.id, live.state, since)
 

@@ -11,10 +11,11 @@ from gevent.event import Event
 from job_runner_worker import backoff
 from job_runner_worker.errors import StartError
 from job_runner_worker.executors.base import Execution, Executor
-from job_runner_worker.models import TRANSITIONS, Outcome, RunState
+from job_runner_worker.models import TRANSITIONS, Outcome, RunState, Usage
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.sources.base import Source
 
+_OVER = (RunState.ENDED, RunState.REPORTED)
 START_TRIES = 5
 """How often a start is tried on a machine that is short of processes or memory."""
 
@@ -56,6 +57,14 @@ class LiveRun:
         """The run's folder; there is one as soon as the run is being claimed."""
         assert self._folder is not None
         return self._folder
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the run has used, None before its script's end."""
+        if self._execution is None or self.state not in _OVER:
+            return None
+        outcome = self._execution.wait(0)
+        return outcome.usage if outcome else None
 
     def claiming(self, folder: RunFolder) -> None:
         """The claim is on its way."""
@@ -100,7 +109,7 @@ class LiveRun:
 
     def end(self) -> None:
         """The script, if there was one, has ended; its slot is free."""
-        if self.state not in (RunState.ENDED, RunState.REPORTED):
+        if self.state not in _OVER:
             self._move(RunState.ENDED)
         self._ended.set()
         self.release_slot()

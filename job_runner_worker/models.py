@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 FIRST_OWN_ID = 10**15
@@ -61,6 +61,17 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run has used, with all its processes; None for what is not known."""
+
+    wall_seconds: float | None
+    cpu_seconds: float | None
+    peak_memory_bytes: int | None
+    peak_processes: int | None
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended.
 
@@ -68,12 +79,14 @@ class Outcome:
     None where the script never started or its status was lost. ``reason`` says why
     a run ended where it was not the script's own doing, and is empty otherwise.
     ``remark`` is what readers of the log must know, whether the run failed or not.
+    ``usage`` is None where no script began.
     """
 
     exit_status: int | None
     reason: str
     returned_at: datetime
     remark: str = ""
+    usage: Usage | None = field(default=None, compare=False)
 
     @property
     def success(self) -> bool:

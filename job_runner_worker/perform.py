@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
+from job_runner_worker import run_usage
 from job_runner_worker.errors import StartError
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Outcome
@@ -40,6 +41,8 @@ def perform(live: LiveRun, reports: Reports, log_flush_seconds: float) -> Outcom
         outcome = ended
     live.end()
     _log.info("run %d: %s", run.id, describe(outcome))
+    if outcome.usage is not None:
+        _log.info("run %d: used %s", run.id, run_usage.describe(outcome.usage))
     if outcome.remark:
         _log.warning("run %d: %s", run.id, outcome.remark)
     reports.finished(outcome)

@@ -120,6 +120,11 @@ class RunFolder:
         return self.path / "tmp"
 
     @property
+    def work_path(self) -> Path:
+        """Where the script begins, unless it says otherwise."""
+        return self.path / "work"
+
+    @property
     def bell_path(self) -> Path:
         """The FIFO on which the shim says that something happened."""
         return self.path / "bell"
@@ -145,8 +150,8 @@ class RunFolder:
             ("pid", _PID_BYTES),
         ):
             self._create(name, b" " * length)
-        for name in ("work", "tmp"):
-            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        for path in (self.work_path, self.temporary_path):
+            path.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(self.bell_path, PRIVATE)
 
@@ -217,6 +222,10 @@ class RunFolder:
             self._end = self.output.find_end(mark, self._searched_bytes)
             self._searched_bytes = max(0, size - len(mark) + 1)
         return self._end is not None
+
+    def output_bytes(self) -> int:
+        """Return how much the script has printed so far."""
+        return self.output.size() if self._end is None else self._end
 
     def has_reported(self, reporter: str, step: str) -> bool:
         """Return whether a reporter has acknowledged a step, or refused it for good."""

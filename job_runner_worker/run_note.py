@@ -18,6 +18,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "bool": (bool,),
     "str | None": (str, type(None)),
+    "float | None": (float, int, type(None)),
 }
 """The types of a field, by its annotation. The others are looked at one by one."""
 
@@ -30,6 +31,7 @@ class Note:
     whose exit status will never be in the folder: its script did not start, or was
     interrupted. ``kill_leftovers`` is what the shim was told at the start.
     ``keeps_log``: the server's log has more than the output here, leave it alone.
+    So are the seconds of its limits; None for no limit, and for the worker's grace.
     ``kill_requests`` have been taken and not been executed. Times are ISO 8601.
     """
 
@@ -42,6 +44,8 @@ class Note:
     run: Run | None = None
     cgroup: str = ""
     kill_leftovers: bool = False
+    timeout_seconds: float | None = None
+    kill_grace_seconds: float | None = None
     keeps_log: bool = False
     kill_requests: tuple[int, ...] = ()
     kill_reason: str = ""
@@ -124,6 +128,8 @@ def _check(note: Note) -> None:
         "max_log_bytes": note.max_log_bytes > 0,
         "end_mark": note.end_mark.strip() != "" and note.end_mark.isascii(),
         "cgroup": "\0" not in note.cgroup,
+        "timeout_seconds": 0 < (note.timeout_seconds or 1) < float("inf"),
+        "kill_grace_seconds": 0 <= (note.kill_grace_seconds or 0) < float("inf"),
         "claimed_at or failed_at": all(_is_time(text) for text in times),
     }
     for name, right in is_right.items():

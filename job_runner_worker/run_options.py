@@ -187,9 +187,7 @@ _WHOLE = "[0-9]{1,15}"
 _NUMBER = r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}"
 
 
-def _within(
-    noun: str, kind: type[int] | type[float], low: float, high: float
-) -> _Kind:
+def _within(noun: str, kind: type[int] | type[float], low: float, high: float) -> _Kind:
     """Return how a number within bounds is read."""
     allowed = f"{noun} from {low:g} to {high:.0f}"
     pattern = _WHOLE if kind is int else _NUMBER

@@ -9,15 +9,16 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from job_runner_worker import admission
-from job_runner_worker.errors import RunFolderError
+from job_runner_worker import admission, run_options, run_usage
+from job_runner_worker.errors import RunFolderError, StartError
 from job_runner_worker.failed_folders import FailedFolders
 from job_runner_worker.ledger import Ledger
-from job_runner_worker.models import RunState
+from job_runner_worker.models import RunState, Usage
 from job_runner_worker.run_folder import ProcessId, RunFolder, boot_id
 
 REPORTS = {"started": "start", "logged": "log", "finished": "end"}
@@ -45,12 +46,16 @@ def monotonic_moment(monotonic: float | None) -> dict[str, Any] | None:
 
 
 def of_folder(
-    folder: RunFolder, state: str, reporters: Iterable[str]
+    folder: RunFolder,
+    state: str,
+    reporters: Iterable[str],
+    used: Usage | None = None,
 ) -> dict[str, Any]:
     """Return what there is to say of a run that has a folder.
 
-    ``reporters`` are the names of those who acknowledge. Raises OSError where the
-    folder goes away meanwhile.
+    ``reporters`` are the names of those who acknowledge. ``used`` is what is known at
+    the end; before it the folder is asked. Raises OSError where the folder goes away
+    meanwhile.
     """
     note, process = folder.note, folder.script_process()
     return {
@@ -62,6 +67,8 @@ def of_folder(
         "due": _due(folder, list(reporters)),
         "refused": sorted({REPORTS.get(step, step) for _, step in folder.refusals}),
         "kill_requests": list(note.kill_requests),
+        "options": _options(folder),
+        "usage": asdict(used or run_usage.of_run(folder, _ended_at(folder))),
     }
 
 
@@ -78,6 +85,8 @@ def without_folder(
         "due": [],
         "refused": [],
         "kill_requests": [],
+        "options": {},
+        "usage": None,
     }
 
 
@@ -141,10 +150,7 @@ def _state_of(folder: RunFolder, is_alive: Callable[[ProcessId], bool]) -> str:
 
 def _due(folder: RunFolder, reporters: list[str]) -> list[dict[str, Any]]:
     """Return what the server has not taken yet, and since when it is due."""
-    process, failure = folder.script_process(), folder.failure()
-    ended_at = failure.returned_at if failure else None
-    if folder.exit_status() is not None:
-        ended_at = folder.ended_at()
+    process, ended_at = folder.script_process(), _ended_at(folder)
     since = {
         "started": process.started_at if process else ended_at,
         "logged": None if folder.note.keeps_log else ended_at,
@@ -155,3 +161,26 @@ def _due(folder: RunFolder, reporters: list[str]) -> list[dict[str, Any]]:
         for step, at in since.items()
         if at and not all(folder.has_reported(each, step) for each in reporters)
     ]
+
+
+def _ended_at(folder: RunFolder) -> datetime | None:
+    failure = folder.failure()
+    if folder.exit_status() is not None:
+        return folder.ended_at()
+    return failure.returned_at if failure else None
+
+
+def _options(folder: RunFolder) -> dict[str, str]:
+    """Return what the script asks for, but for the values of variables.
+
+    What it could not be given has failed the run.
+    """
+    if folder.note.run is None:
+        return {}
+    try:
+        asked = run_options.of_script(folder.note.run.script).texts()
+    except StartError:
+        return {}
+    return {
+        key: "..." if key.startswith("env.") else text for key, text in asked.items()
+    }

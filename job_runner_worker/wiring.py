@@ -220,7 +220,13 @@ def build_executor(
         worker_name=settings.api_key,
         kill_grace_seconds=settings.kill_grace_seconds,
         kill_leftovers=settings.leftover_processes == "kill",
+        run_defaults=settings.run_defaults,
+        run_ceilings=settings.run_ceilings,
+        run_as_users=settings.run_as_users,
     )
+    if settings.run_as_users:
+        # Those users pass through to the folders of their runs; nobody may list it.
+        spool.path.chmod(0o711)
     return LocalExecutor(options, cgroups)
 
 

@@ -17,11 +17,8 @@ import pytest
 from waiting import LIMIT_SECONDS, alive_below, end_all_below, eventually
 
 from job_runner_worker.executors import cgroup
-from job_runner_worker.executors.local import (
-    LocalExecution,
-    LocalExecutor,
-    LocalOptions,
-)
+from job_runner_worker.executors.local import LocalExecutor, LocalOptions
+from job_runner_worker.executors.local_execution import LocalExecution
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.run_folder import Note, RunFolder
 from job_runner_worker.spool import boot_id

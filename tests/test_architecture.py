@@ -49,6 +49,7 @@ FOLDER = (
     "reported_steps",
     "run_folder",
     "run_note",
+    "run_usage",
     "failed_folders",
     "job_files",
     "job_store",

@@ -174,7 +174,9 @@ NAMES = st.from_regex(r"\A[A-Za-z_][A-Za-z0-9_]{0,9}\Z").filter(
 def options(draw):
     variables = draw(st.dictionaries(NAMES, TEXTS.map(str.strip), max_size=3))
     return RunOptions(
-        timeout_seconds=draw(st.none() | st.floats(0.1, 1e6).map(lambda x: round(x, 6))),
+        timeout_seconds=draw(
+            st.none() | st.floats(0.1, 1e6).map(lambda x: round(x, 6))
+        ),
         nice=draw(st.none() | st.integers(0, 19)),
         memory_max_bytes=draw(st.none() | st.integers(2**20, 10**14)),
         cpu_max=draw(st.none() | st.floats(0.01, 1e4).map(lambda x: round(x, 6))),

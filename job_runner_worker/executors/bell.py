@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from gevent.socket import wait_read
 
 _ENDED = b"ended"
+_TIME = re.compile(rb"(\d+)m(\d+)[.,](\d+)s")
+_TIMES = 4
+"""What `times` prints: user and system, of the shell, then of its children."""
 
 
 class Bell:
     """Open from the start: what the shim says from now on is heard.
 
-    Lines: ``started``; ``ended``, with the exit status: its file may have no place.
+    Lines: ``started``; what the shell's `times` prints; ``ended``, with the exit
+    status: its file may have no place.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises OSError where there is no such FIFO."""
         self.exit_status: int | None = None
         """The script's exit status, None while it has not been heard."""
+        self.cpu_seconds: float | None = None
+        """What the script used, with those it waited for; None as above."""
         self._descriptor: int | None = os.open(
             path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         )
@@ -40,6 +47,7 @@ class Bell:
             except BlockingIOError:
                 return True
             self._note_exit_status(heard)
+            self._note_times(heard)
             return heard != b""
         return True
 
@@ -53,3 +61,11 @@ class Bell:
         *_, before, last = (b"", b"", *heard.split())
         if before == _ENDED and last.isdigit():
             self.exit_status = int(last)
+
+    def _note_times(self, heard: bytes) -> None:
+        found = _TIME.findall(heard)
+        if len(found) == _TIMES:
+            self.cpu_seconds = sum(
+                int(minutes) * 60 + float(b"%s.%s" % (seconds, fraction))
+                for minutes, seconds, fraction in found[2:]
+            )

@@ -8,10 +8,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from job_runner_worker.errors import StartError
 
 WORKER_CGROUP = "worker"
 """The cgroup of the worker itself; see systemd.step_aside."""
+
+
+CONTROLLERS = ("memory", "cpu", "pids")
+"""What limits runs and counts what they use, where this worker is given it."""
+NO_SWAP = ("memory.swap.max", "0")
+"""Goes with memory.max: else what is above the limit would only be swapped out."""
 
 
 class Cgroups:
@@ -19,13 +28,39 @@ class Cgroups:
 
     def __init__(self, parent: Path) -> None:
         self._parent = parent
+        self._has_enabled = False
 
-    def make(self, run_id: int) -> Path:
-        """Return a new or empty cgroup for one run. Raises OSError."""
+    def make(
+        self, run_id: int, limits: Mapping[str, tuple[str, str]] | None = None
+    ) -> Path:
+        """Return a new or empty cgroup for one run, with limits.
+
+        ``limits``: what to write to which file, and which option asks for it. Raises
+        OSError, and StartError where a limit cannot be set.
+        """
         cgroup = self._parent / f"run-{run_id}"
         # A sweep takes the parent along.
         cgroup.mkdir(parents=True, exist_ok=True)
+        if not self._has_enabled:
+            self._enable()
+        try:
+            for name, (content, option) in (limits or {}).items():
+                _limit(cgroup / name, content, option)
+        except StartError:
+            remove(cgroup)
+            raise
         return cgroup
+
+    def _enable(self) -> None:
+        """Hand on what controllers this worker is given: to its runs' parent, to runs.
+
+        Impossible where processes are beside the parent: see systemd.step_aside.
+        """
+        self._has_enabled = True
+        for cgroup in (self._parent.parent, self._parent):
+            for name in CONTROLLERS:
+                with contextlib.suppress(OSError):
+                    _write(cgroup / "cgroup.subtree_control", f"+{name}")
 
     def sweep(self) -> None:
         """Remove what is empty; cgroups with left-over processes stay."""
@@ -34,6 +69,31 @@ class Cgroups:
                 if entry.is_dir():
                     remove(Path(entry.path))
             self._parent.rmdir()
+
+
+def _limit(path: Path, content: str, option: str) -> None:
+    try:
+        _write(path, content)
+    except OSError as error:
+        controller = path.name.partition(".")[0]
+        raise StartError(
+            f"{option} cannot be honoured: the cgroup of the run has no {controller} "
+            f"controller ({error.strerror}): give the worker's cgroup that one, with "
+            "systemd by Delegate=yes"
+        ) from error
+    if path.name == "memory.max":
+        # There is none on a kernel that cannot swap.
+        with contextlib.suppress(OSError):
+            _write(path.with_name(NO_SWAP[0]), NO_SWAP[1])
+
+
+def _write(path: Path, content: str) -> None:
+    """Write to a file that the kernel has made: none is made here."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content.encode("ascii"))
+    finally:
+        os.close(descriptor)
 
 
 def remove(cgroup: Path) -> bool:

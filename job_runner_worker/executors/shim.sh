@@ -2,7 +2,9 @@
 # script's tree of processes together (it is a subreaper), and writes down what
 # happens. The run folder's files are described in docs/architecture.rst.
 #
-#     sh shim.sh FOLDER END_MARK LEFTOVERS UMASK INTERPRETER [ARGUMENT ...] SCRIPT
+#     sh shim.sh FOLDER END_MARK LEFTOVERS UMASK STDIN INTERPRETER [ARGUMENT ...] SCRIPT
+#
+# STDIN is as seen from the script's working directory.
 #
 # Descriptors: 3 is the bell (a line for whoever listens, now or later), 4 and 5 are
 # the reading and the writing end of the output pipe.
@@ -20,8 +22,8 @@ identify() {
 
 shim() {
     cd "$1" || exit
-    end_mark=$2 leftovers=$3 script_umask=$4
-    shift 4
+    end_mark=$2 leftovers=$3 script_umask=$4 stdin=$5
+    shift 5
     umask 077
     # A script may signal its whole process group, `kill 0`: shim and relay live on.
     # What is ignored stays ignored in the relay, from its first moment.
@@ -47,13 +49,15 @@ shim() {
         cd work || exit 125
         umask "$script_umask"
         unset OLDPWD
-        exec "$@" </dev/null >&5 2>&1 3>&- 5>&-
+        exec "$@" <"$stdin" >&5 2>&1 3>&- 5>&-
     )
     exit_status=$?
 
     # The command line has the mark without what surrounds it: `ps` is no end.
     printf '\036%s\n' "$end_mark" >&5
     exec 5>&-
+    # How long the script and those it waited for have kept a processor busy.
+    times >&3
     echo "$exit_status" 1<>exit_status
     # Aloud, too: the folder may have been removed.
     echo "ended $exit_status" >&3

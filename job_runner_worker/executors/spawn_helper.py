@@ -6,7 +6,8 @@ next to nothing. It reads one JSON object a message from the SEQPACKET socket th
 its standard input, answers each, and ends when the worker is gone.
 
 Request: {"folder": run folder, "argv": the shim's whole command line, "env": {...},
-"cgroup": where the shim is to be born, or ""}
+"cgroup": where the shim is to be born, or "", "must_be_there": whether nowhere else,
+"output_owner": the user id that the output pipe gets, or -1}
 Answer: {"pid": N} or {"errno": N, "error": text}
 """
 
@@ -79,7 +80,11 @@ def _spawn(request: dict[str, Any]) -> int:
     descriptors = [os.open(f"{request['folder']}/bell", os.O_RDWR)]
     try:
         descriptors += os.pipe()
-        pid = _fork(request["cgroup"])
+        if request["output_owner"] >= 0:
+            # So that the script can open /dev/stderr again.
+            for descriptor in descriptors[1:]:
+                os.fchown(descriptor, request["output_owner"], -1)
+        pid = _fork(request["cgroup"], must_be_there=request["must_be_there"])
         if pid == 0:
             _become_shim(request)
     finally:
@@ -88,12 +93,14 @@ def _spawn(request: dict[str, Any]) -> int:
     return pid
 
 
-def _fork(cgroup: str) -> int:
+def _fork(cgroup: str, *, must_be_there: bool) -> int:
     """Fork, where possible right into a cgroup.
 
     To move a process into a cgroup later costs it some ten milliseconds (the kernel
     waits for every processor to come by), to be born there costs nothing.
     """
+    if must_be_there:
+        return _clone_into(cgroup)
     if cgroup:
         with contextlib.suppress(OSError):
             return _clone_into(cgroup)

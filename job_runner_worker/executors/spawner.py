@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import gevent.socket
@@ -18,6 +19,19 @@ from job_runner_worker.errors import StartError
 _HELPER = Path(__file__).with_name("spawn_helper.py")
 _ANSWER_BYTES = 4096
 _SEND_BUFFER_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Where a shim is to be born, and whose its output pipe is.
+
+    Where ``must_be_there`` is false, a shim that cannot be born in its cgroup is born
+    elsewhere.
+    """
+
+    cgroup: str = ""
+    must_be_there: bool = False
+    output_owner: int = -1
 
 
 class Spawner:
@@ -39,19 +53,21 @@ class Spawner:
         folder: Path,
         argv: Sequence[str],
         environment: Mapping[str, str],
-        cgroup: str = "",
+        birth: Birth | None = None,
     ) -> int:
         """Return the pid of a new shim, the leader of its own session.
 
-        It is born in the cgroup where that can be done. Raises StartError where
-        there was no fork.
+        Raises StartError where there was no fork.
         """
+        birth = birth or Birth()
         request = json.dumps(
             {
                 "folder": str(folder),
                 "argv": list(argv),
                 "env": dict(environment),
-                "cgroup": cgroup,
+                "cgroup": birth.cgroup,
+                "must_be_there": birth.must_be_there,
+                "output_owner": birth.output_owner,
             }
         ).encode()
         with self._lock:

@@ -11,7 +11,7 @@ from conftest import Script
 from waiting import LIMIT_SECONDS, alive_below, eventually, spawn_helpers
 
 from job_runner_worker.errors import StartError
-from job_runner_worker.executors.local import SHIM_LOST
+from job_runner_worker.executors.local_execution import SHIM_LOST
 from job_runner_worker.executors.process_tree import is_alive, send_signal
 from job_runner_worker.run_folder import RunFolder
 

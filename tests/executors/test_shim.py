@@ -13,8 +13,9 @@ from conftest import OPTIONS, fill_disk
 from waiting import alive_below, eventually
 
 from job_runner_worker.errors import StartError
-from job_runner_worker.executors import local as local_executor
-from job_runner_worker.executors.local import SHIM_LOST
+from job_runner_worker.executors import local_execution
+from job_runner_worker.executors.launch import SHELL
+from job_runner_worker.executors.local_execution import SHIM_LOST
 from job_runner_worker.executors.process_tree import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +77,7 @@ def test_a_script_that_prints_its_own_end_mark_keeps_its_log(local):
     script, _ = local.run(
         "#!/bin/sh\necho 1\ntr '\\0' ' ' </proc/$PPID/cmdline\necho 2\n"
     )
-    assert script.log.startswith(f"1\n{local_executor.SHELL} ")
+    assert script.log.startswith(f"1\n{SHELL} ")
     assert script.log.endswith("2\n")
 
 
@@ -252,7 +253,7 @@ def test_a_killed_session_makes_the_run_fail(local):
 
 def test_the_exit_status_survives_a_full_disk(small_disk, local, monkeypatch):
     # No end mark arrives on a full disk: the test need not wait that long for it.
-    monkeypatch.setattr(local_executor, "_RELAY_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(local_execution, "_RELAY_PATIENCE_SECONDS", 0.1)
     script, outcome = local.run("#!/bin/sh\nyes | head -c 1000000\nexit 3\n")
     assert os.statvfs(small_disk).f_bavail == 0
     assert outcome.exit_status == 3

@@ -31,6 +31,7 @@ TREES = {
     # The script is told before its children: their end is not its own.
     "waits for its children": ("sleep 60 & setsid sleep 60 & wait", 3),
     "setsid": ("setsid sleep 60 & exec sleep 60", 2),
+    "nohup": ("nohup sleep 60 >/dev/null & exec sleep 60", 2),
     "double-forked": ("(sleep 60 &); exec sleep 60", 2),
     "daemon": (f"{DAEMON}; sleep 60", 3),
     "stopped": ("sleep 60 & kill -STOP $!; kill -STOP $$", 2),
@@ -73,6 +74,32 @@ time.sleep(60)
 """
 
 
+SLEEPS_IN_D = f"""{PYTHON}
+os.mkfifo("never")
+# Whoever spawns sleeps in state D until the child has executed something; it waits.
+opening = (os.POSIX_SPAWN_OPEN, 0, "never", os.O_RDONLY, 0)
+os.posix_spawn("/bin/true", ["true"], {{}}, file_actions=[opening])
+"""
+THOUSAND = f"""{PYTHON}
+reader, writer = os.pipe()
+for _ in range(10):
+    if os.fork() == 0:
+        os.setsid()
+        for _ in range(100):
+            if os.fork() == 0:
+                os.write(writer, b"1")
+                while True:
+                    signal.pause()
+        while True:
+            signal.pause()
+os.close(writer)
+count = 0
+while count < 1000:
+    count += len(os.read(reader, 1000))
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
 WITHOUT_MAIN_THREAD = """
 import ctypes, threading
 threading.Thread(target=time.sleep, args=(60,)).start()
@@ -131,6 +158,20 @@ def test_a_kill_ends_a_program_that_goes_on_without_its_main_thread(tracked):
     pid = script.execution.native_id
     stat = Path(f"/proc/{pid}/stat")
     eventually(lambda: " Z " in stat.read_text(), "it looks like a zombie")
+    assert kill(script).exit_status == TERMINATED
+
+
+def test_a_kill_ends_a_process_in_uninterruptible_sleep_that_can_be_killed(tracked):
+    script = tracked.start(SLEEPS_IN_D, kill_grace_seconds=SHORT_GRACE_SECONDS)
+    stat = Path(f"/proc/{script.execution.native_id}/stat")
+    eventually(lambda: ") D " in stat.read_text(), "it sleeps uninterruptibly")
+    assert kill(script).exit_status == KILLED
+
+
+def test_a_kill_ends_a_tree_of_a_thousand_processes(tracked):
+    script = tracked.start(THOUSAND)
+    script.wait_for_output("ready")
+    assert len(script.members()) == 1011
     assert kill(script).exit_status == TERMINATED
 
 

@@ -27,7 +27,7 @@ DATABASE_VARIABLE = "JOB_RUNNER_DATABASE"
 LOOPBACK = "127.0.0.1"
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
-_NEEDED = ("django", "rest_framework", "drf_spectacular", "wsproto")
+_NEEDED = ("cronsim", "django", "rest_framework", "drf_spectacular", "wsproto")
 _PORT_HELP = "port for %s (default %%(default)s; 0: any free one)"
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from job_runner_worker.server import lifecycle
+from job_runner_worker.server import lifecycle, planning
 from job_runner_worker.server.models import (
     Job,
     JobTemplate,
@@ -92,7 +92,7 @@ class JobAdmin(admin.ModelAdmin):
     def run_now(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
         """Schedule a manual run of each job."""
         for job in jobs:
-            run = lifecycle.schedule(job, is_manual=True)
+            run = planning.run_now(job)
             messages.success(request, f"{job}: {run} is scheduled")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 
 from django.contrib.auth.models import Group
-from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone

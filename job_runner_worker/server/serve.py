@@ -18,12 +18,14 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from job_runner_worker import __version__, data_folder, worker_log
 from job_runner_worker.data_folder import DataFolder, write_json
 from job_runner_worker.errors import ConfigError
 
 DATABASE_VARIABLE = "JOB_RUNNER_DATABASE"
+MAIL_VARIABLE = "JOB_RUNNER_MAIL"
 LOOPBACK = "127.0.0.1"
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
@@ -78,6 +80,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take no requests that original workers sign, only those of ours with"
         " `signature = sha256`, which cannot be replayed",
+    )
+    parser.add_argument(
+        "--mail",
+        metavar="URL",
+        help="the mail server: smtp://host:port, smtps:// or smtp+starttls:// (default:"
+        f" mail is printed); with a password better in ${MAIL_VARIABLE}",
+    )
+    parser.add_argument(
+        "--mail-from",
+        metavar="ADDRESS",
+        default="job-runner@localhost",
+        help="whom mail is from (default %(default)s)",
+    )
+    parser.add_argument(
+        "--time-zone",
+        metavar="NAME",
+        default="UTC",
+        help="of jobs that have none of their own, such as Europe/Amsterdam (default"
+        " %(default)s)",
     )
     for name, port, what in (
         ("http", 8000, "the REST API and the dashboard"),
@@ -146,6 +167,11 @@ def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
         folder.path,
         arguments.database or os.environ.get(DATABASE_VARIABLE) or None,
         allowed_hosts=_allowed_hosts(arguments),
+        TIME_ZONE=_time_zone(arguments.time_zone),
+        **django_settings.mail(
+            arguments.mail or os.environ.get(MAIL_VARIABLE) or None,
+            arguments.mail_from,
+        ),
     )
     from django.conf import settings
 
@@ -253,6 +279,15 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def _time_zone(name: str) -> str:
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"--time-zone {name!r} is none: give a name such as Europe/Amsterdam"
+        ) from error
 
 
 def _configure_other_logs() -> None:

@@ -69,7 +69,9 @@ class World:
             "anonymous": site.person("anonymous"),
         }
         self.job = site.job()
-        run, self.run_without_log = site.run(self.job), site.run(self.job)
+        run = site.run(self.job)
+        # Scheduled together: both may be held at once.
+        self.run_without_log = site.run(self.job, schedule_id=run.schedule_id)
         for each in (run, self.run_without_log):
             lifecycle.claim(each.pk, site.worker, timezone.now())
         log = lifecycle.add_log(run.pk, "some")

@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 import gevent.event
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMessage, get_connection
 from django.db import transaction
 
 from job_runner_worker.server.models import Job, Run, WorkerPool
@@ -103,6 +103,8 @@ class Mailer:
         while _outbox:
             message = _outbox[0]
             try:
+                # Another connection each time: a message keeps a broken one.
+                message.connection = get_connection()
                 message.send()
             except _REFUSED as error:
                 _log.error("mail %r is refused: %s", message.subject, error)

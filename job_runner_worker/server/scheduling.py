@@ -103,10 +103,9 @@ def next_times(schedule: Schedule, after: datetime, number: int) -> list[datetim
 
 def times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
     """Yield all times later than ``after``, in UTC."""
-    found = _candidates(schedule, after)
     excluded = 0
     try:
-        for moment in found:
+        for moment in _candidates(schedule, after):
             local = moment.astimezone(schedule.zone).time()
             if any(each.covers(local) for each in schedule.excluded):
                 excluded += 1

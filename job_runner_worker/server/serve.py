@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from job_runner_worker import __version__, data_folder, worker_log
 from job_runner_worker.data_folder import DataFolder, write_json
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.server import upkeep
 
 DATABASE_VARIABLE = "JOB_RUNNER_DATABASE"
 MAIL_VARIABLE = "JOB_RUNNER_MAIL"
@@ -50,6 +51,12 @@ class Ports:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `run` needs."""
+    add_options(parser)
+    upkeep.add_arguments(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how to serve."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -124,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
     worker_log.configure("info")
     _configure_other_logs()
     folder = folder_of(arguments)
+    if arguments.action:
+        return _keep_up(folder, arguments)
     folder.make()
     # The database's files, too, are for nobody else.
     os.umask(0o077)
@@ -157,10 +166,18 @@ def require_extra() -> None:
         raise ConfigError(f"the server needs more packages: pip install '{EXTRA}'")
 
 
-def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
+def _keep_up(folder: DataFolder, arguments: argparse.Namespace) -> int:
+    _configure_django(folder, arguments)
     from django.core.exceptions import ImproperlyConfigured
-    from django.db import Error, close_old_connections
+    from django.db import Error
 
+    try:
+        return upkeep.run(arguments)
+    except (Error, ImproperlyConfigured) as error:
+        raise ConfigError(f"the database cannot be used: {error}") from error
+
+
+def _configure_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
     from job_runner_worker.server import django_settings
 
     django_settings.configure(
@@ -173,7 +190,13 @@ def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
             arguments.mail_from,
         ),
     )
+
+
+def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
+    _configure_django(folder, arguments)
     from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
+    from django.db import Error, close_old_connections
 
     from job_runner_worker.server import bootstrap
     from job_runner_worker.server.api_auth import SHA1_SETTING

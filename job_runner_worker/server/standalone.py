@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `run` needs."""
-    serve.add_arguments(parser)
+    serve.add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

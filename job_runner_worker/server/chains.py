@@ -10,26 +10,36 @@ import logging
 
 from django.utils import timezone
 
-from job_runner_worker.server import notifications, planning
+from job_runner_worker.server import job_lock, notifications, planning
 from job_runner_worker.server.models import Job, Run
 from job_runner_worker.server.notices import RunDue, tell
 from job_runner_worker.server.refusals import NotAllowed
 
+_LONG = ("job__script_content_partial", "job__description")
 _log = logging.getLogger(__name__)
 
 
-def follow(run: Run, is_success: bool) -> None:
+def follow(run_id: int, is_success: bool) -> None:
     """Do what follows the end of a run, whose job is locked.
 
     Runs that were scheduled together count as one, when the last of them has ended:
     as a failure where any has failed.
     """
+    sequel = job_lock.sequel(run_id, timezone.now())
+    if sequel.has_more or not is_success:
+        _follow(Run.objects.select_related("job").defer(*_LONG).get(pk=run_id))
+    # Another run of the job may have waited for this end.
+    if sequel.next_run_id is not None:
+        tell(RunDue(sequel.next_run_id))
+
+
+def _follow(run: Run) -> None:
     job = run.job
     together = Run.objects.filter(job=job, schedule_id=run.schedule_id)
     ends = list(together.order_by().values_list("return_success", flat=True))
     is_last, has_failed = None not in ends, False in ends
     is_disabled = is_last and _count(job, has_failed)
-    if not is_success:
+    if not run.return_success:
         notifications.run_failed(run, is_disabled)
     if (
         is_last
@@ -39,7 +49,6 @@ def follow(run: Run, is_success: bool) -> None:
         _schedule_children(job)
     if is_disabled or run.schedule_id == job.planned_schedule_id:
         planning.plan(job.pk)
-    _wake_next(job)
 
 
 def _count(job: Job, has_failed: bool) -> bool:
@@ -73,13 +82,3 @@ def _schedule_children(job: Job) -> None:
             planning.schedule(child)
         except NotAllowed as error:
             _log.info("job %d: not run after its parent: %s", child.pk, error)
-
-
-def _wake_next(job: Job) -> None:
-    """Say so where another run of the job has waited for this end."""
-    waiting = Run.objects.filter(
-        job=job, enqueue_dts=None, schedule_dts__lte=timezone.now()
-    )
-    run_id = waiting.order_by().values_list("pk", flat=True).first()
-    if run_id is not None:
-        tell(RunDue(run_id))

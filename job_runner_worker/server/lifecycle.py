@@ -7,8 +7,8 @@
 
 Each step is one conditional UPDATE, claims and ends under the lock of the job's row,
 so that of several who try only one succeeds: on PostgreSQL, and on SQLite, where
-every transaction is IMMEDIATE. Conditions are on the run's own columns and never in a
-subquery: PostgreSQL would not look at that again after it waited for the row.
+every transaction is IMMEDIATE. Conditions are on the run's own columns; only a claim,
+which has waited for the lock before, also looks at other runs (see job_lock).
 
 A run that ends has all of its dates: those it never got are set to its end. What
 follows is in chains, what comes before in planning. Notices are sent when the
@@ -25,7 +25,7 @@ from django.db.models import DateTimeField, F, Q, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from job_runner_worker.server import chains
+from job_runner_worker.server import chains, job_lock
 from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.notices import (
     KillRequested,
@@ -40,7 +40,6 @@ from job_runner_worker.server.refusals import LifecycleError as LifecycleError
 from job_runner_worker.server.refusals import NotAllowed as NotAllowed
 from job_runner_worker.server.refusals import Unknown as Unknown
 
-_LONG = ("job__script_content_partial", "job__description")
 KILLED_UNCLAIMED = "killed before it was claimed"
 
 
@@ -59,18 +58,15 @@ def claim(run_id: int, worker: Worker, at: datetime) -> None:
     twice at once: while another run of it goes on, this one waits (Conflict).
     """
     with transaction.atomic():
-        run = _with_locked_job(run_id)
-        others = Run.objects.filter(
-            job=run.job_id, enqueue_dts__isnull=False, return_dts=None
-        ).exclude(schedule_id=run.schedule_id)
-        if run.enqueue_dts is None and others.exists():
-            raise Conflict(f"run {run_id} waits for another run of its job")
-        if _update(_unclaimed(run_id), worker=worker, enqueue_dts=at):
+        job_lock.take(run_id)
+        if job_lock.claim(run_id, worker.pk, at):
             tell(RunChanged(run_id, "enqueued", by_worker=True))
             return
-    run = _run(run_id)
+        run = _run(run_id)
     if run.return_dts is not None:
         raise Conflict(_has_ended(run))
+    if run.enqueue_dts is None:
+        raise Conflict(f"run {run_id} waits for another run of its job")
     if run.worker_id != worker.pk:
         raise Conflict(_is_held(run))
 
@@ -82,7 +78,7 @@ def reset(run_id: int, worker: Worker) -> None:
     the run has ended or another worker holds it.
     """
     with transaction.atomic():
-        locked = _with_locked_job(run_id)
+        job_lock.take(run_id)
         nothing: dict[str, Any] = dict.fromkeys(
             ("enqueue_dts", "start_dts", "pid", "offered_to", "offered_dts")
         )
@@ -96,7 +92,7 @@ def reset(run_id: int, worker: Worker) -> None:
         kills = KillRequest.objects.filter(run_id=run_id, execute_dts=None)
         if kills.exists():
             now = timezone.now()
-            _end_unclaimed(locked, now)
+            _end_unclaimed(run_id, now)
             kills.update(enqueue_dts=_keep_or("enqueue_dts", now), execute_dts=now)
             return
         tell(RunChanged(run_id, "reset", by_worker=True))
@@ -145,7 +141,7 @@ def finish(
     the meantime, the result is kept beside the server's. Raises Conflict otherwise.
     """
     with transaction.atomic():
-        run = _with_locked_job(run_id)
+        job_lock.take(run_id)
         if _update(
             _held(run_id, worker),
             start_dts=_keep_or("start_dts", at),
@@ -155,7 +151,7 @@ def finish(
             reason=reason,
         ):
             tell(RunChanged(run_id, "returned", by_worker=True))
-            chains.follow(run, success)
+            chains.follow(run_id, success)
             return
     run = _run(run_id)
     if run.return_dts is None:
@@ -184,18 +180,19 @@ def fail_unresponsive(run_id: int, why: str) -> bool:
     """End a run whose worker is silent; return False where it needs no end any more."""
     claimed = Q(pk=run_id, enqueue_dts__isnull=False, return_dts=None)
     with transaction.atomic():
-        run = _with_locked_job(run_id)
+        job_lock.take(run_id)
         is_failed = _update(claimed, **_failed(timezone.now(), why))
         if is_failed:
             tell(RunChanged(run_id, "returned"))
-            chains.follow(run, False)
+            chains.follow(run_id, False)
     return is_failed
 
 
 def fail_unclaimed(run_id: int, why: str) -> bool:
     """End a run that nobody can claim; return False where somebody has."""
     with transaction.atomic():
-        return _end_unclaimed(_with_locked_job(run_id), timezone.now(), why)
+        job_lock.take(run_id)
+        return _end_unclaimed(run_id, timezone.now(), why)
 
 
 def request_kill(run_id: int) -> KillRequest:
@@ -206,14 +203,13 @@ def request_kill(run_id: int) -> KillRequest:
     is returned again. Raises Conflict where the run has ended.
     """
     with transaction.atomic():
-        run = _with_locked_job(run_id)
-        # While it waited for the lock, the run may have gone on.
-        run.refresh_from_db(fields=("enqueue_dts", "return_dts"))
+        job_lock.take(run_id)
+        run = _run(run_id)
         if run.return_dts is not None:
             raise Conflict(_has_ended(run))
         if run.enqueue_dts is None:
             now = timezone.now()
-            _end_unclaimed(run, now)
+            _end_unclaimed(run_id, now)
             return KillRequest.objects.create(
                 run=run, schedule_dts=now, enqueue_dts=now, execute_dts=now
             )
@@ -281,11 +277,11 @@ def _update(condition: Q, **values: Any) -> bool:
     return bool(Run.objects.filter(condition).update(**values))
 
 
-def _end_unclaimed(run: Run, now: datetime, why: str = KILLED_UNCLAIMED) -> bool:
-    if not _update(_unclaimed(run.pk), **_failed(now, why)):
+def _end_unclaimed(run_id: int, now: datetime, why: str = KILLED_UNCLAIMED) -> bool:
+    if not _update(_unclaimed(run_id), **_failed(now, why)):
         return False
-    tell(RunChanged(run.pk, "returned"))
-    chains.follow(run, False)
+    tell(RunChanged(run_id, "returned"))
+    chains.follow(run_id, False)
     return True
 
 
@@ -302,20 +298,6 @@ def _failed(now: datetime, why: str) -> dict[str, Any]:
 
 def _keep_or(name: str, at: datetime) -> Coalesce:
     return Coalesce(F(name), Value(at, output_field=DateTimeField()))
-
-
-def _with_locked_job(run_id: int) -> Run:
-    """Return a run whose job nobody else changes until the transaction ends.
-
-    Runs of a job are claimed and ended under this lock, one after the other. It
-    comes before the lock of any run: who took them the other way would wait for ever.
-    """
-    rows = Run.objects.select_related("job").defer(*_LONG).order_by()
-    locked = rows.select_for_update(of=("job",), no_key=True)
-    run: Run | None = locked.filter(pk=run_id).first()
-    if run is None:
-        raise Unknown(f"there is no run {run_id}")
-    return run
 
 
 def _run(run_id: int, *fields: str) -> Run:

@@ -289,7 +289,7 @@ class Run(models.Model):
             ),
             models.Index(
                 name="run_waiting_of_job",
-                fields=["job"],
+                fields=["job", "schedule_dts"],
                 condition=Q(enqueue_dts=None),
             ),
             models.Index(name="run_last_of_job", fields=["job", "-return_dts"]),

@@ -163,7 +163,7 @@ class Migration(migrations.Migration):
             model_name="run",
             index=models.Index(
                 condition=models.Q(("enqueue_dts", None)),
-                fields=["job"],
+                fields=["job", "schedule_dts"],
                 name="run_waiting_of_job",
             ),
         ),

@@ -89,6 +89,10 @@ class Round:
 def measure_rate(site: Site, path: Path, rounds: int, runs: int) -> list[Figure]:
     """Let four workers do many runs that are due at once."""
     found = []
+    # A job is not run twice at once: each run is of another one.
+    (job_id,) = ids([site.job_uri])
+    made = site.server.make("jobs", job_id, max(runs, WORKERS * SLOTS))
+    jobs = [f"{callers.API}job/{each}/" for each in made]
     with ExitStack() as stack:
         person = stack.enter_context(site.server.person())
         workers = []
@@ -96,9 +100,9 @@ def measure_rate(site: Site, path: Path, rounds: int, runs: int) -> list[Figure]
             config = site.server.write_config(path / f"worker{number}", known, SLOTS)
             workers.append(stack.enter_context(MeasuredWorker(config)))
         _wait_for_workers(person)
-        _rate(site, person, workers, WORKERS * SLOTS)
+        _rate(site, person, workers, jobs[: WORKERS * SLOTS])
         for _ in range(rounds):
-            found.append(_rate(site, person, workers, runs))
+            found.append(_rate(site, person, workers, jobs[:runs]))
     what = f"{runs} runs of true, {WORKERS} workers"
     return [
         Figure(
@@ -126,12 +130,17 @@ def _others(kind: str, found: Sequence[float | None]) -> list[Figure]:
 
 
 def _rate(
-    site: Site, person: callers.Caller, workers: Sequence[MeasuredWorker], runs: int
+    site: Site,
+    person: callers.Caller,
+    workers: Sequence[MeasuredWorker],
+    jobs: Sequence[str],
 ) -> Round:
+    """Have a run of each job done."""
+    runs = len(jobs)
     before = _completed(person)
     due_at = _in(MARGIN_SECONDS + runs * SUBMISSION_SECONDS)
-    fields = {"job": site.job_uri, "schedule_dts": due_at.isoformat()}
-    mine = [person.post("run/", **fields) for _ in range(runs)]
+    due = due_at.isoformat()
+    mine = [person.post("run/", job=job, schedule_dts=due) for job in jobs]
     if datetime.now(UTC) > due_at:
         raise BenchmarkError("the runs were due before all were submitted")
     time.sleep((due_at - datetime.now(UTC)).total_seconds())

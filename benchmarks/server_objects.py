@@ -2,10 +2,12 @@
 
 ``server_objects.py DATA workers COUNT`` makes workers in the pool that is there, and
 one in a pool of its own; prints a JSON list of their keys and secrets, that one last.
-``server_objects.py DATA runs JOB COUNT`` makes runs that are not due for a long time;
-prints the list of their ids. ``server_objects.py DATA crowd COUNT`` makes many
-workers in one pool; prints the pool's id and the secret that they share.
-PostgreSQL's URL is in $JOB_RUNNER_DATABASE.
+``server_objects.py DATA jobs JOB COUNT`` makes jobs that are like one; prints the list
+of their ids. ``server_objects.py DATA runs JOB COUNT`` makes such jobs with a run each
+that is not due for a long time, as a job is not run twice at once; prints the list of
+the runs' ids. ``server_objects.py DATA crowd COUNT`` makes many workers in one pool;
+prints the pool's id and the secret that they share. PostgreSQL's URL is in
+$JOB_RUNNER_DATABASE.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ def main(arguments: Sequence[str]) -> None:
     data_path, what, *numbers = arguments
     url = os.environ.get(DATABASE_VARIABLE) or None
     django_settings.configure(Path(data_path), url)
-    make = {"workers": _make_workers, "runs": _make_runs, "crowd": _make_crowd}[what]
+    make = {
+        "workers": _make_workers,
+        "jobs": _make_jobs,
+        "runs": _make_runs,
+        "crowd": _make_crowd,
+    }[what]
     print(json.dumps(make(*map(int, numbers))))
 
 
@@ -49,18 +56,32 @@ def _make_workers(count: int) -> list[dict[str, Any]]:
     return found
 
 
+def _make_jobs(job_id: int, count: int) -> list[int]:
+    from job_runner_worker.server.models import Job
+
+    found = []
+    for _ in range(count):
+        job = Job.objects.get(pk=job_id)
+        job.pk = None
+        found.append(job)
+    return [job.pk for job in Job.objects.bulk_create(found)]
+
+
 def _make_runs(job_id: int, count: int) -> list[int]:
     from django.db import transaction
+    from django.db.models import F
     from django.utils import timezone
 
     from job_runner_worker.server.models import Run
 
     due_at = timezone.now() + FAR
     with transaction.atomic():
-        return [
-            Run.objects.create(job_id=job_id, schedule_dts=due_at).pk
-            for _ in range(count)
+        made = [
+            Run.objects.create(job_id=each, schedule_dts=due_at).pk
+            for each in _make_jobs(job_id, count)
         ]
+        Run.objects.filter(pk__in=made).update(schedule_id=F("pk"))
+    return made
 
 
 def _make_crowd(count: int) -> dict[str, Any]:

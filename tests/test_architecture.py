@@ -134,6 +134,7 @@ LAYERS = {
 
 # Foreign modules, and who alone may import them.
 ONLY_IN = {
+    "cronsim": ("server.scheduling",),
     "zmq": (
         "sources.broadcast",
         "reporters.events",

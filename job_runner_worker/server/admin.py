@@ -7,9 +7,11 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 
-from job_runner_worker.server import lifecycle
+from job_runner_worker.server import lifecycle, planning
 from job_runner_worker.server.models import (
+    ExcludedTime,
     Job,
     JobTemplate,
     KillRequest,
@@ -19,6 +21,9 @@ from job_runner_worker.server.models import (
     Worker,
     WorkerPool,
 )
+from job_runner_worker.server.scheduling import ScheduleError, next_times
+
+SHOWN_TIMES = 5
 
 
 class _LookOnly(admin.ModelAdmin):
@@ -31,8 +36,40 @@ class _LookOnly(admin.ModelAdmin):
         return False
 
 
+class _Planned(admin.ModelAdmin):
+    """Rows whose change may move the next runs of jobs."""
+
+    def save_related(
+        self, request: HttpRequest, form: Any, formsets: Any, change: bool
+    ) -> None:
+        """Plan anew when all of it is stored."""
+        super().save_related(request, form, formsets, change)
+        planning.replan(form.instance)
+
+    @admin.action(description="Enable", permissions=["change"])
+    def enable(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
+        """Enable each."""
+        for row in rows:
+            planning.set_enabled(row, True)
+
+    @admin.action(description="Disable", permissions=["change"])
+    def disable(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
+        """Disable each."""
+        for row in rows:
+            planning.set_enabled(row, False)
+
+    actions: tuple[Any, ...] = (enable, disable)
+
+
+class ExcludedTimes(admin.TabularInline):
+    """Times of day at which a job is not due."""
+
+    model = ExcludedTime
+    extra = 0
+
+
 @admin.register(Project)
-class ProjectAdmin(admin.ModelAdmin):
+class ProjectAdmin(_Planned):
     """Projects, with their people and pools."""
 
     list_display = ("title", "enqueue_is_enabled")
@@ -42,7 +79,7 @@ class ProjectAdmin(admin.ModelAdmin):
 
 
 @admin.register(WorkerPool)
-class WorkerPoolAdmin(admin.ModelAdmin):
+class WorkerPoolAdmin(_Planned):
     """Pools, with their workers."""
 
     list_display = ("title", "enqueue_is_enabled")
@@ -52,7 +89,7 @@ class WorkerPoolAdmin(admin.ModelAdmin):
 
 
 @admin.register(Worker)
-class WorkerAdmin(admin.ModelAdmin):
+class WorkerAdmin(_Planned):
     """Workers, with the secrets that they are to be given."""
 
     list_display = (
@@ -69,7 +106,7 @@ class WorkerAdmin(admin.ModelAdmin):
 
 
 @admin.register(JobTemplate)
-class JobTemplateAdmin(admin.ModelAdmin):
+class JobTemplateAdmin(_Planned):
     """Templates of scripts."""
 
     list_display = ("title", "project", "enqueue_is_enabled")
@@ -78,7 +115,7 @@ class JobTemplateAdmin(admin.ModelAdmin):
 
 
 @admin.register(Job)
-class JobAdmin(admin.ModelAdmin):
+class JobAdmin(_Planned):
     """Jobs, which can be run from here."""
 
     list_display = ("title", "template", "worker_pool", "parent", "enqueue_is_enabled")
@@ -86,14 +123,45 @@ class JobAdmin(admin.ModelAdmin):
     list_select_related = ("template", "worker_pool", "parent")
     search_fields = ("title", "description", "script_content_partial")
     raw_id_fields = ("parent",)
-    actions = ("run_now",)
+    readonly_fields = ("next_times", "schedule_error", "fail_times")
+    inlines = (ExcludedTimes,)
+    actions = (*_Planned.actions, "run_now", "run_now_without_children")
+
+    @admin.display(description="next times")
+    def next_times(self, job: Job) -> str:
+        """Return the next five times, in the job's time zone."""
+        try:
+            schedule = planning.schedule_of(job) if job.pk else None
+        except ScheduleError as error:
+            return str(error)
+        if schedule is None:
+            return ""
+        found = next_times(schedule, timezone.now(), SHOWN_TIMES)
+        local = (each.astimezone(schedule.zone) for each in found)
+        return ", ".join(f"{each:%a %Y-%m-%d %H:%M}" for each in local)
 
     @admin.action(description="Run now", permissions=["change"])
     def run_now(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
         """Schedule a manual run of each job."""
+        self._run(request, jobs, with_children=True)
+
+    @admin.action(description="Run now without children", permissions=["change"])
+    def run_now_without_children(
+        self, request: HttpRequest, jobs: QuerySet[Job]
+    ) -> None:
+        """Schedule a manual run of each job that is followed by none."""
+        self._run(request, jobs, with_children=False)
+
+    def _run(
+        self, request: HttpRequest, jobs: QuerySet[Job], with_children: bool
+    ) -> None:
         for job in jobs:
-            run = lifecycle.schedule(job, is_manual=True)
-            messages.success(request, f"{job}: {run} is scheduled")
+            try:
+                run = planning.run_now(job, with_children=with_children)
+            except lifecycle.NotAllowed as error:
+                messages.warning(request, f"{job}: {error}")
+            else:
+                messages.success(request, f"{job}: {run} is scheduled")
 
 
 @admin.register(Run)

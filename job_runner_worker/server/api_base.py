@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from django.db import OperationalError
-from django.db.models import Model, QuerySet
+from django.db.models import F, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions
 from rest_framework.negotiation import BaseContentNegotiation
@@ -146,6 +146,10 @@ class ApiView(APIView):
         where = self.request.build_absolute_uri(uri_of(self.resource, row.pk))
         return HttpResponse(status=201, headers={"Location": where})
 
+    def show_class(self) -> type[Serializer]:
+        """Return what shows a row to the caller."""
+        return self.serializer_class
+
     def shown(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         """Return rows with what is needed to show them."""
         return rows
@@ -158,6 +162,8 @@ class ListView(ApiView):
     """
 
     filters: dict[str, str] = {}
+    orders: tuple[str, ...] = ("id",)
+    """What ``order_by`` may name, with a minus in front for the other way round."""
 
     def get(self, request: Any) -> HttpResponse:
         """Return a page of rows."""
@@ -168,7 +174,8 @@ class ListView(ApiView):
         rows = self.matching(visible(self.model, request.user), query)
         total = rows.count()
         end = offset + limit
-        page = self.shown(rows)[offset:end] if offset < total else []
+        rows = self.ordered(self.shown(rows), query.get("order_by", ""))
+        page = rows[offset:end] if offset < total else []
         meta = {
             "limit": limit,
             "next": self._page(limit, end) if end < total else None,
@@ -176,7 +183,7 @@ class ListView(ApiView):
             "previous": self._page(limit, offset - limit) if offset >= limit else None,
             "total_count": total,
         }
-        show = _shower(self.serializer_class)
+        show = _shower(self.show_class())
         objects = [show(row) for row in page]
         return _json({"meta": meta, "objects": objects})
 
@@ -193,6 +200,18 @@ class ListView(ApiView):
                 value = min(_natural(name, query[name]), MAX_ID)
             rows = rows.filter(**{column: value})
         return rows
+
+    def ordered(self, rows: QuerySet[Any], order: str) -> QuerySet[Any]:
+        """Return rows in the order that a query asks for; what is null comes last."""
+        if not order:
+            return rows
+        name = order.removeprefix("-")
+        if name not in self.orders:
+            raise _wrong("order_by", f"is one of {', '.join(self.orders)}")
+        column = F(name)
+        is_descending = order.startswith("-")
+        first = (column.desc if is_descending else column.asc)(nulls_last=True)
+        return rows.order_by(first, "-pk" if is_descending else "pk")
 
     def _page(self, limit: int, offset: int) -> str:
         query = self.request.META.get("QUERY_STRING", "")
@@ -212,7 +231,7 @@ class DetailView(ApiView):
 
     def get(self, request: Any, row_id: str) -> HttpResponse:
         """Return the row."""
-        show = _shower(self.serializer_class)
+        show = _shower(self.show_class())
         return _json(show(self.row(row_id, show=True)))
 
     def row(self, row_id: str, *, show: bool = False) -> Any:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import Group
-from django.db.models import Prefetch, QuerySet
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import Model, Prefetch, QuerySet
 from django.http import HttpResponse
 from rest_framework import exceptions
+from rest_framework.serializers import Serializer
 
-from job_runner_worker.server import serializers
+from job_runner_worker.server import planning, serializers
 from job_runner_worker.server.api_auth import administered, visible
 from job_runner_worker.server.api_base import ApiView, DetailView, ListView
+from job_runner_worker.server.job_serializers import PersonsJobSerializer, Switch
 from job_runner_worker.server.models import (
     Job,
     JobTemplate,
@@ -19,6 +23,31 @@ from job_runner_worker.server.models import (
     Worker,
     WorkerPool,
 )
+from job_runner_worker.server.validators import check_job
+
+
+class _SwitchedView(DetailView):
+    """One row that can be enabled and disabled."""
+
+    methods = ("GET", "PATCH")
+    change_class = Switch
+
+    def patch(self, request: Any, row_id: str) -> HttpResponse:
+        """Enable or disable it."""
+        row = self.row(row_id)
+        person = self.the_person()
+        self.check_may_switch(row, person)
+        return self.switch(row, self.changes(row))
+
+    def check_may_switch(self, row: Any, person: Any) -> None:
+        """Refuse who does not administer it."""
+        _check_administered(row, person)
+
+    def switch(self, row: Any, values: dict[str, Any]) -> HttpResponse:
+        """Do as is wanted."""
+        if "enqueue_is_enabled" in values:
+            planning.set_enabled(row, values["enqueue_is_enabled"])
+        return HttpResponse(status=202)
 
 
 class _Groups(ApiView):
@@ -31,6 +60,8 @@ class _Groups(ApiView):
 
 class GroupList(_Groups, ListView):
     """Groups of people."""
+
+    orders = ("id", "name")
 
 
 class GroupDetail(_Groups, DetailView):
@@ -49,9 +80,10 @@ class ProjectList(_Projects, ListView):
     """Projects."""
 
     filters = {"title": "title"}
+    orders = ("id", "title")
 
 
-class ProjectDetail(_Projects, DetailView):
+class ProjectDetail(_Projects, _SwitchedView):
     """A project."""
 
 
@@ -67,10 +99,15 @@ class WorkerPoolList(_Pools, ListView):
     """Worker pools."""
 
     filters = {"title": "title"}
+    orders = ("id", "title")
 
 
-class WorkerPoolDetail(_Pools, DetailView):
-    """A worker pool."""
+class WorkerPoolDetail(_Pools, _SwitchedView):
+    """A worker pool. Projects share it: it is switched by staff."""
+
+    def check_may_switch(self, row: Any, person: Any) -> None:
+        """Refuse who is not of the staff."""
+        _check_staff(person)
 
 
 class _Templates(ApiView):
@@ -82,9 +119,10 @@ class JobTemplateList(_Templates, ListView):
     """Job templates."""
 
     filters = {"title": "title", "project": "project_id"}
+    orders = ("id", "title")
 
 
-class JobTemplateDetail(_Templates, DetailView):
+class JobTemplateDetail(_Templates, _SwitchedView):
     """A job template."""
 
 
@@ -97,18 +135,20 @@ class WorkerList(_Workers, ListView):
     """Workers; one that asks finds itself alone."""
 
     filters = {"title": "title", "api_key": "api_key"}
+    orders = ("id", "title", "ping_response_dts")
 
 
-class WorkerDetail(_Workers, DetailView):
-    """A worker, which answers pings here."""
+class WorkerDetail(_Workers, _SwitchedView):
+    """A worker, which answers pings here, and is switched by staff."""
 
-    methods = ("GET", "PATCH")
     change_class = serializers.WorkerChange
 
     def patch(self, request: Any, row_id: str) -> HttpResponse:
-        """Note what a worker says of itself."""
+        """Note what a worker says of itself; enable or disable it."""
         worker = self.row(row_id)
-        self.the_worker()
+        if not isinstance(request.user, Worker):
+            _check_staff(request.user)
+            return self.switch(worker, self.valid(Switch, self.body()))
         values = self.changes(worker)
         if values:
             Worker.objects.filter(pk=worker.pk).update(**values)
@@ -117,11 +157,51 @@ class WorkerDetail(_Workers, DetailView):
 
 class _Jobs(ApiView):
     resource, model = "job", Job
-    serializer_class = serializers.JobSerializer
+    serializer_class = PersonsJobSerializer
+
+    def show_class(self) -> type[Serializer]:
+        is_worker = isinstance(self.request.user, Worker)
+        return serializers.JobSerializer if is_worker else self.serializer_class
 
     def shown(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         children = Prefetch("children", Job.objects.only("parent_id"))
-        return rows.select_related("template").prefetch_related(children)
+        rows = rows.select_related("template").prefetch_related(children)
+        if isinstance(self.request.user, Worker):
+            return rows
+        return rows.prefetch_related("excluded")
+
+    def store(self, job: Job, values: dict[str, Any]) -> Job:
+        """Store a job with other values, which the caller may give it."""
+        self.check_theirs(values)
+        excluded = values.pop("excluded", None)
+        for name, value in values.items():
+            setattr(job, name, value)
+        try:
+            check_job(job)
+        except ValidationError as error:
+            raise exceptions.ValidationError(error.message_dict) from error
+        with transaction.atomic():
+            # Of a job that is there, nothing else: a run may end at this moment.
+            job.save(update_fields=list(values) if job.pk else None)
+            if excluded is not None:
+                job.excluded.all().delete()
+                for each in excluded:
+                    job.excluded.create(**each)
+            planning.replan(job)
+        return job
+
+    def check_theirs(self, values: dict[str, Any]) -> None:
+        """Refuse a template, parent or pool that is not the caller's."""
+        person = self.the_person()
+        for name, rows in (
+            ("template", administered(JobTemplate, person)),
+            ("parent", administered(Job, person)),
+            ("worker_pool", visible(WorkerPool, person)),
+        ):
+            row = values.get(name)
+            if row is not None and not rows.filter(pk=row.pk).exists():
+                kind = row._meta.verbose_name if name != "parent" else name
+                raise exceptions.PermissionDenied(f"this {kind} is not yours to use")
 
 
 class JobList(_Jobs, ListView):
@@ -133,22 +213,37 @@ class JobList(_Jobs, ListView):
         "parent": "parent_id",
         "job_template": "template_id",
         "worker_pool": "worker_pool_id",
+        "project": "template__project_id",
     }
+    orders = ("id", "title")
 
     def post(self, request: Any) -> HttpResponse:
         """Make a job in a project that the caller administers."""
-        person = self.the_person()
+        self.the_person()
         values = self.valid(self.serializer_class, self.body())
-        template, parent = values["template"], values["parent"]
-        if not administered(JobTemplate, person).filter(pk=template.pk).exists():
-            raise exceptions.PermissionDenied("this template is not yours to use")
-        if parent and not administered(Job, person).filter(pk=parent.pk).exists():
-            raise exceptions.PermissionDenied("this parent is not yours to use")
-        pools = visible(WorkerPool, person)
-        if not pools.filter(pk=values["worker_pool"].pk).exists():
-            raise exceptions.PermissionDenied("this worker pool is not yours to use")
-        return self.created(Job.objects.create(**values))
+        return self.created(self.store(Job(), values))
 
 
 class JobDetail(_Jobs, DetailView):
     """A job."""
+
+    methods = ("GET", "PATCH")
+    change_class = PersonsJobSerializer
+
+    def patch(self, request: Any, row_id: str) -> HttpResponse:
+        """Change a job that the caller administers; what is not named stays."""
+        job = self.row(row_id)
+        _check_administered(job, self.the_person())
+        self.store(job, self.changes(job))
+        return HttpResponse(status=202)
+
+
+def _check_administered(row: Model, person: Any) -> None:
+    if not administered(type(row), person).filter(pk=row.pk).exists():
+        kind = row._meta.verbose_name
+        raise exceptions.PermissionDenied(f"this {kind} is not yours to change")
+
+
+def _check_staff(person: Any) -> None:
+    if not (person.is_staff or person.is_superuser):
+        raise exceptions.PermissionDenied("only staff may do this")

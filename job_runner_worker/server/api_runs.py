@@ -42,7 +42,9 @@ class RunList(_Runs, ListView):
         "worker__api_key": "worker__api_key",
         "worker_pool": "job__worker_pool_id",
         "project": "job__template__project_id",
+        "schedule_id": "schedule_id",
     }
+    orders = ("id", "schedule_dts", "enqueue_dts", "start_dts", "return_dts")
 
     def matching(self, rows: QuerySet[Any], query: Any) -> QuerySet[Any]:
         """See ListView; and ``state``, which if unknown is every state."""

@@ -104,6 +104,8 @@ class ResourceSchema(AutoSchema):
         ]
         if self.view.resource == "run":
             filters.append(OpenApiParameter("state", str, enum=STATES))
+        orders = [f"{sign}{each}" for each in self.view.orders for sign in ("", "-")]
+        filters.append(OpenApiParameter("order_by", str, enum=orders))
         pages = [OpenApiParameter(name, int) for name in ("limit", "offset")]
         return filters + pages
 

@@ -87,6 +87,8 @@ class Broadcaster:
 
     def _hear_notice(self, notice: notices.Notice) -> None:
         """Called in the middle of a request: note it, wake the broadcaster."""
+        if isinstance(notice, notices.RunOffered):
+            return
         if isinstance(notice, notices.RunChanged):
             self._book.forget(notice.run_id)
             wakes = {"scheduled": True, "returned": self._book.is_short}

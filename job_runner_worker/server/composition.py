@@ -17,6 +17,8 @@ from job_runner_worker.server.broadcaster import Broadcaster
 from job_runner_worker.server.event_hub import EventHub
 from job_runner_worker.server.health import HealthCheck
 from job_runner_worker.server.http_server import HttpServer
+from job_runner_worker.server.notifications import Mailer
+from job_runner_worker.server.planner import Planner
 from job_runner_worker.server.serve import EVENTS_PATH, Ports
 from job_runner_worker.server.websocket import (
     Allow,
@@ -29,7 +31,7 @@ _PUBLISHED = ("enqueued", "started", "returned")
 
 
 class Server:
-    """HTTP, WebSocket, broadcaster, event hub and health check in one process."""
+    """HTTP, WebSocket, broadcaster, event hub, planner, health check and mail."""
 
     def __init__(self, bind: str, ports: Ports) -> None:
         self.ports = ports
@@ -38,6 +40,8 @@ class Server:
         self._hub = EventHub(bind, ports.events, self._sockets.publish)
         self._broadcaster = Broadcaster(bind, ports.broadcast)
         self._health = HealthCheck()
+        self._planner = Planner()
+        self._mailer = Mailer()
         self._http: list[HttpServer] = []
 
     def start(self) -> None:
@@ -49,6 +53,8 @@ class Server:
         self._broadcaster.start()
         notices.subscribe(self._publish)
         self._health.start()
+        self._planner.start()
+        self._mailer.start()
         websocket = listen(self._bind, self.ports.websocket, "--websocket-port")
         http = listen(self._bind, self.ports.http, "--http-port")
         self._http = [
@@ -68,6 +74,8 @@ class Server:
         """Stop taking requests, finish those there are, then stop the rest."""
         self._sockets.close()
         gevent.joinall([gevent.spawn(server.stop_gently) for server in self._http])
+        self._planner.close()
+        self._mailer.close()
         self._health.close()
         self._broadcaster.close()
         self._hub.close()

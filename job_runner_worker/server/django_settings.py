@@ -22,6 +22,8 @@ BUSY_TIMEOUT_SECONDS = 1.0
 """How long SQLite waits for another writer: all of the process waits with it."""
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """A log of 819200 bytes may take six times as many in JSON; more is refused."""
+MAIL_TIMEOUT_SECONDS = 20
+_MAIL_PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
 POOL_CONNECTIONS = {"min_size": 1, "max_size": 16, "timeout": 10}
 PACKAGE = "job_runner_worker.server"
 
@@ -32,12 +34,14 @@ def configure(
     *,
     debug: bool = False,
     allowed_hosts: Sequence[str] = LOOPBACK_HOSTS,
+    **more: Any,
 ) -> None:
     """Configure Django and set it up; once in a process, before any model is imported.
 
     Makes ``data_path`` (mode 0700) and in it the key that signs sessions. Without
-    ``database_url`` the data is in SQLite in that folder. Raises ConfigError where
-    the URL is none of PostgreSQL's.
+    ``database_url`` the data is in SQLite in that folder. ``more`` are settings of
+    Django's, such as those of `mail`. Raises ConfigError where the URL is none of
+    PostgreSQL's.
     """
     data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.configure(
@@ -45,9 +49,42 @@ def configure(
         DATABASES={"default": database(data_path, database_url)},
         DEBUG=debug,
         ALLOWED_HOSTS=list(allowed_hosts),
-        **_SITE,
+        **{**_SITE, **more},
     )
     django.setup()
+
+
+def mail(url: str | None, sender: str) -> dict[str, Any]:
+    """Return Django's settings for mail; without a URL it is printed.
+
+    Raises ConfigError where the URL is none of a mail server.
+    """
+    if url is None:
+        backend = "console"
+        parts, port = urlsplit(""), None
+    else:
+        backend = "smtp"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ConfigError(f"--mail cannot be read: {error}") from error
+        if parts.scheme not in _MAIL_PORTS or not parts.hostname:
+            raise ConfigError(
+                "--mail is smtp://host:port, smtps:// or smtp+starttls://, with "
+                f"user:password@ if need be, got {_without_password(url)!r}"
+            )
+    return {
+        "EMAIL_BACKEND": f"django.core.mail.backends.{backend}.EmailBackend",
+        "EMAIL_HOST": parts.hostname or "",
+        "EMAIL_PORT": port or _MAIL_PORTS.get(parts.scheme, 0),
+        "EMAIL_HOST_USER": unquote(parts.username or ""),
+        "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
+        "EMAIL_USE_SSL": parts.scheme == "smtps",
+        "EMAIL_USE_TLS": parts.scheme == "smtp+starttls",
+        "EMAIL_TIMEOUT": MAIL_TIMEOUT_SECONDS,
+        "DEFAULT_FROM_EMAIL": sender,
+    }
 
 
 def database(data_path: Path, database_url: str | None) -> dict[str, Any]:
@@ -164,6 +201,7 @@ _SITE: Mapping[str, Any] = {
     "USE_TZ": True,
     "TIME_ZONE": "UTC",
     "USE_I18N": False,
+    "EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend",
     "STATIC_URL": "/static/",
     "LOGIN_URL": "/admin/login/",
     # The program that serves says where log lines go.

@@ -1,4 +1,7 @@
-"""What becomes of the runs of a worker that has fallen silent: they fail."""
+"""What becomes of the runs of a worker that has fallen silent: they fail.
+
+And who is told of a pool in which nobody answers any more.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from datetime import datetime, timedelta
 
 import gevent
 from django.db import Error as DatabaseError
-from django.db import close_old_connections
+from django.db import close_old_connections, transaction
+from django.db.models import Q
 from django.utils import timezone
 
-from job_runner_worker.server import lifecycle
-from job_runner_worker.server.models import Run, Worker
+from job_runner_worker.server import lifecycle, notifications
+from job_runner_worker.server.models import Run, Worker, WorkerPool
 
 PING_SECONDS = 300.0
 SILENCE_SECONDS = 3 * PING_SECONDS + 15.0
@@ -56,26 +60,74 @@ class HealthCheck:
         now = self._now()
         failed = []
         held = Run.objects.filter(enqueue_dts__isnull=False, return_dts=None)
-        for worker in Worker.objects.filter(pk__in=held.values("worker")):
+        # Of a job that is run on all workers, one run is this worker's alone.
+        bound = Run.objects.filter(
+            enqueue_dts=None,
+            worker__isnull=False,
+            schedule_dts__lte=now,
+            job__run_on_all_workers=True,
+        )
+        held_or_bound = Q(pk__in=held.values("worker")) | Q(
+            pk__in=bound.values("worker")
+        )
+        for worker in Worker.objects.filter(held_or_bound):
             if not is_silent(worker, self._since, now):
                 continue
             heard = worker.ping_response_dts
             last = f"{heard:%Y-%m-%d %H:%M:%S} UTC" if heard else "never"
             why = f"worker {worker.api_key} does not answer pings (last answer: {last})"
-            for run_id in held.filter(worker=worker).values_list("pk", flat=True):
-                if lifecycle.fail_unresponsive(run_id, why):
-                    _log.warning("run %d: failed: %s", run_id, why)
-                    failed.append(run_id)
+            for rows, fail in (
+                (held, lifecycle.fail_unresponsive),
+                (bound, lifecycle.fail_unclaimed),
+            ):
+                for run_id in rows.filter(worker=worker).values_list("pk", flat=True):
+                    if fail(run_id, why):
+                        _log.warning("run %d: failed: %s", run_id, why)
+                        failed.append(run_id)
         return failed
+
+    def check_pools(self) -> list[WorkerPool]:
+        """Tell people of pools in which nobody answers, once; return these pools.
+
+        A pool has recovered when one of its workers has answered since.
+        """
+        now = self._now()
+        fallen = []
+        pools = WorkerPool.objects.filter(enqueue_is_enabled=True)
+        for pool in pools.prefetch_related("workers"):
+            workers = [each for each in pool.workers.all() if each.enqueue_is_enabled]
+            since = pool.unresponsive_dts
+            if since is not None:
+                if any(_answered_after(each, since) for each in workers):
+                    _log.info("pool %s: a worker answers again", pool)
+                    _set_unresponsive(pool, None)
+            elif workers and all(is_silent(w, self._since, now) for w in workers):
+                with transaction.atomic():
+                    if _set_unresponsive(pool, now):
+                        _log.warning("pool %s: no worker answers", pool)
+                        notifications.pool_unresponsive(pool)
+                        fallen.append(pool)
+        return fallen
 
     def _run(self) -> None:
         while True:
             gevent.sleep(CHECK_SECONDS)
             try:
                 self.check()
+                self.check_pools()
             except DatabaseError as error:
                 _log.error("health check: the database does not answer: %s", error)
             except Exception:
                 _log.exception("health check: trying again")
             finally:
                 close_old_connections()
+
+
+def _answered_after(worker: Worker, since: datetime) -> bool:
+    return worker.ping_response_dts is not None and worker.ping_response_dts > since
+
+
+def _set_unresponsive(pool: WorkerPool, at: datetime | None) -> bool:
+    """Return whether it was this process that noted it."""
+    rows = WorkerPool.objects.filter(pk=pool.pk, unresponsive_dts__isnull=bool(at))
+    return bool(rows.update(unresponsive_dts=at))

@@ -5,19 +5,19 @@
         +------reset--------+-------------------+
     any of the three ----fail_unresponsive, request_kill----> completed
 
-Each step is one conditional UPDATE, or happens under the lock of the run's row, so
-that of several who try only one succeeds: on PostgreSQL, and on SQLite, where every
-transaction is IMMEDIATE. Conditions are on the run's own columns and never in a
-subquery: PostgreSQL would not look at that again after it waited for the row.
+Each step is one conditional UPDATE, claims and ends under the lock of the job's row,
+so that of several who try only one succeeds: on PostgreSQL, and on SQLite, where
+every transaction is IMMEDIATE. Conditions are on the run's own columns; only a claim,
+which has waited for the lock before, also looks at other runs (see job_lock).
 
-A run that ends has all of its dates: those it never got are set to its end. Notices
-are sent when the transaction is through.
+A run that ends has all of its dates: those it never got are set to its end. What
+follows is in chains, what comes before in planning. Notices are sent when the
+transaction is through.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -25,81 +25,48 @@ from django.db.models import DateTimeField, F, Q, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from job_runner_worker.errors import JobRunnerError
-from job_runner_worker.server import notices
-from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
-from job_runner_worker.server.notices import KillRequested, RunChanged, RunDue
+from job_runner_worker.server import chains, job_lock
+from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
+from job_runner_worker.server.notices import (
+    KillRequested,
+    RunChanged,
+    RunDue,
+    RunOffered,
+    tell,
+)
+from job_runner_worker.server.planning import schedule as schedule
+from job_runner_worker.server.refusals import Conflict as Conflict
+from job_runner_worker.server.refusals import LifecycleError as LifecycleError
+from job_runner_worker.server.refusals import NotAllowed as NotAllowed
+from job_runner_worker.server.refusals import Unknown as Unknown
 
 KILLED_UNCLAIMED = "killed before it was claimed"
 
 
-class LifecycleError(JobRunnerError):
-    """A step that was not taken; nothing has changed."""
-
-
-class Conflict(LifecycleError):
-    """The run is not, or no more, in the state for this step."""
-
-
-class NotAllowed(LifecycleError):
-    """The step is switched off for this run or job."""
-
-
-class Unknown(LifecycleError):
-    """There is no such run or kill request."""
-
-
-def schedule(
-    job: Job,
-    at: datetime | None = None,
-    *,
-    is_manual: bool = False,
-    schedule_children: bool = True,
-    worker: Worker | None = None,
-    schedule_id: int | None = None,
-) -> Run:
-    """Return a new run of a job, due ``at`` a time or now.
-
-    ``worker`` is the only one it is for. Runs that are scheduled together have the
-    ``schedule_id`` of the first. Raises NotAllowed where the job is disabled, which
-    a manual run does not mind.
-    """
-    if not is_manual:
-        _check_enabled(job)
-    with transaction.atomic():
-        run = Run.objects.create(
-            job=job,
-            schedule_dts=at or timezone.now(),
-            is_manual=is_manual,
-            schedule_children=schedule_children,
-            worker=worker,
-            schedule_id=schedule_id,
-        )
-        if schedule_id is None:
-            run.schedule_id = run.pk
-            run.save(update_fields=["schedule_id"])
-        _tell(RunChanged(run.pk, "scheduled"))
-        if run.schedule_dts <= timezone.now():
-            _tell(RunDue(run.pk))
-    return run
-
-
 def offer(run_id: int, worker: Worker, at: datetime) -> bool:
     """Note to whom a run is offered; return False where it waits no more."""
-    return _update(_unclaimed(run_id), offered_to=worker, offered_dts=at)
+    if not _update(_unclaimed(run_id), offered_to=worker, offered_dts=at):
+        return False
+    tell(RunOffered(run_id))
+    return True
 
 
 def claim(run_id: int, worker: Worker, at: datetime) -> None:
     """Give a run to a worker, unless another has it: Conflict.
 
-    The same worker may repeat its claim until the run has ended.
+    The same worker may repeat its claim until the run has ended. A job is not run
+    twice at once: while another run of it goes on, this one waits (Conflict).
     """
-    if _update(_unclaimed(run_id), worker=worker, enqueue_dts=at):
-        _tell(RunChanged(run_id, "enqueued", by_worker=True))
-        return
-    run = _run(run_id)
+    with transaction.atomic():
+        job_lock.take(run_id)
+        if job_lock.claim(run_id, worker.pk, at):
+            tell(RunChanged(run_id, "enqueued", by_worker=True))
+            return
+        run = _run(run_id)
     if run.return_dts is not None:
         raise Conflict(_has_ended(run))
+    if run.enqueue_dts is None:
+        raise Conflict(f"run {run_id} waits for another run of its job")
     if run.worker_id != worker.pk:
         raise Conflict(_is_held(run))
 
@@ -111,6 +78,7 @@ def reset(run_id: int, worker: Worker) -> None:
     the run has ended or another worker holds it.
     """
     with transaction.atomic():
+        job_lock.take(run_id)
         nothing: dict[str, Any] = dict.fromkeys(
             ("enqueue_dts", "start_dts", "pid", "offered_to", "offered_dts")
         )
@@ -127,8 +95,8 @@ def reset(run_id: int, worker: Worker) -> None:
             _end_unclaimed(run_id, now)
             kills.update(enqueue_dts=_keep_or("enqueue_dts", now), execute_dts=now)
             return
-        _tell(RunChanged(run_id, "reset", by_worker=True))
-        _tell(RunDue(run_id))
+        tell(RunChanged(run_id, "reset", by_worker=True))
+        tell(RunDue(run_id))
 
 
 def start(
@@ -156,7 +124,7 @@ def start(
         run = _run(run_id)
         raise Conflict(_has_ended(run) if run.return_dts else _is_held(run))
     if at is not None:
-        _tell(RunChanged(run_id, "started", by_worker=True))
+        tell(RunChanged(run_id, "started", by_worker=True))
 
 
 def finish(
@@ -172,16 +140,19 @@ def finish(
     The same worker may repeat the same end. Of a run that the server has failed in
     the meantime, the result is kept beside the server's. Raises Conflict otherwise.
     """
-    if _update(
-        _held(run_id, worker),
-        start_dts=_keep_or("start_dts", at),
-        return_dts=at,
-        return_success=success,
-        exit_status=exit_status,
-        reason=reason,
-    ):
-        _tell(RunChanged(run_id, "returned", by_worker=True))
-        return
+    with transaction.atomic():
+        job_lock.take(run_id)
+        if _update(
+            _held(run_id, worker),
+            start_dts=_keep_or("start_dts", at),
+            return_dts=at,
+            return_success=success,
+            exit_status=exit_status,
+            reason=reason,
+        ):
+            tell(RunChanged(run_id, "returned", by_worker=True))
+            chains.follow(run_id, success)
+            return
     run = _run(run_id)
     if run.return_dts is None:
         raise Conflict(_is_held(run))
@@ -193,7 +164,7 @@ def finish(
         late_return_success=success,
         late_exit_status=exit_status,
     ):
-        _tell(RunChanged(run_id, "returned", by_worker=True))
+        tell(RunChanged(run_id, "returned", by_worker=True))
         return
     run = _run(run_id)
     known = (
@@ -207,13 +178,21 @@ def finish(
 
 def fail_unresponsive(run_id: int, why: str) -> bool:
     """End a run whose worker is silent; return False where it needs no end any more."""
-    now = timezone.now()
-    is_failed = _update(
-        Q(pk=run_id, enqueue_dts__isnull=False, return_dts=None), **_failed(now, why)
-    )
-    if is_failed:
-        _tell(RunChanged(run_id, "returned"))
+    claimed = Q(pk=run_id, enqueue_dts__isnull=False, return_dts=None)
+    with transaction.atomic():
+        job_lock.take(run_id)
+        is_failed = _update(claimed, **_failed(timezone.now(), why))
+        if is_failed:
+            tell(RunChanged(run_id, "returned"))
+            chains.follow(run_id, False)
     return is_failed
+
+
+def fail_unclaimed(run_id: int, why: str) -> bool:
+    """End a run that nobody can claim; return False where somebody has."""
+    with transaction.atomic():
+        job_lock.take(run_id)
+        return _end_unclaimed(run_id, timezone.now(), why)
 
 
 def request_kill(run_id: int) -> KillRequest:
@@ -224,9 +203,8 @@ def request_kill(run_id: int) -> KillRequest:
     is returned again. Raises Conflict where the run has ended.
     """
     with transaction.atomic():
-        run = Run.objects.select_for_update().filter(pk=run_id).first()
-        if run is None:
-            raise Unknown(f"there is no run {run_id}")
+        job_lock.take(run_id)
+        run = _run(run_id)
         if run.return_dts is not None:
             raise Conflict(_has_ended(run))
         if run.enqueue_dts is None:
@@ -237,7 +215,7 @@ def request_kill(run_id: int) -> KillRequest:
             )
         pending = run.kill_requests.filter(enqueue_dts=None).first()
         kill_request: KillRequest = pending or run.kill_requests.create()
-        _tell(KillRequested(kill_request.pk))
+        tell(KillRequested(kill_request.pk))
         return kill_request
 
 
@@ -281,14 +259,6 @@ def store_log(run_id: int, content: str) -> RunLog:
     return log
 
 
-def _check_enabled(job: Job) -> None:
-    template = job.template
-    for owner in (job, template, template.project, job.worker_pool):
-        if not owner.enqueue_is_enabled:
-            kind = owner._meta.verbose_name
-            raise NotAllowed(f"{kind} {owner} is disabled: start a manual run")
-
-
 def _check_may_be_logged(run_id: int) -> None:
     run = _run(run_id, "return_dts", "ended_by_server")
     if run.return_dts is not None and not run.ended_by_server:
@@ -307,9 +277,12 @@ def _update(condition: Q, **values: Any) -> bool:
     return bool(Run.objects.filter(condition).update(**values))
 
 
-def _end_unclaimed(run_id: int, now: datetime) -> None:
-    _update(_unclaimed(run_id), **_failed(now, KILLED_UNCLAIMED))
-    _tell(RunChanged(run_id, "returned"))
+def _end_unclaimed(run_id: int, now: datetime, why: str = KILLED_UNCLAIMED) -> bool:
+    if not _update(_unclaimed(run_id), **_failed(now, why)):
+        return False
+    tell(RunChanged(run_id, "returned"))
+    chains.follow(run_id, False)
+    return True
 
 
 def _failed(now: datetime, why: str) -> dict[str, Any]:
@@ -343,7 +316,3 @@ def _is_held(run: Run) -> str:
     if run.enqueue_dts is None:
         return f"run {run.pk} is not claimed: claim it first"
     return f"run {run.pk} is held by another worker"
-
-
-def _tell(notice: notices.Notice) -> None:
-    transaction.on_commit(partial(notices.publish, notice))

@@ -6,42 +6,32 @@ server; those below "ours" are not known to an original one.
 
 from __future__ import annotations
 
-import functools
 import secrets
 
 from django.contrib.auth.models import Group
-from django.core.exceptions import ValidationError
-from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
-from django.template import Context, Engine, Template, TemplateSyntaxError
 from django.utils import timezone
 
-SECRET_BYTES = 32
-_ENGINE = Engine(autoescape=False)
-"""Without loaders, and for scripts, which are no HTML."""
-
-_PLAIN_KEY = RegexValidator(
-    r"\A[!-~]+\Z", "A key is made of plain ASCII characters without blanks."
+from job_runner_worker.server import script_template
+from job_runner_worker.server.scheduling import Unit
+from job_runner_worker.server.validators import (
+    PLAIN_KEY,
+    check_addresses,
+    check_cron_expression,
+    check_job,
+    check_time_zone,
 )
+from job_runner_worker.server.validators import (
+    check_template_body as check_template_body,
+)
+
+SECRET_BYTES = 32
 
 
 def new_secret() -> str:
     """Return a random secret."""
     return secrets.token_hex(SECRET_BYTES)
-
-
-def check_template_body(body: str) -> None:
-    """Raise ValidationError where a template's body cannot be rendered."""
-    try:
-        _template(body)
-    except TemplateSyntaxError as error:
-        raise ValidationError(f"no valid template: {error}") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _template(body: str) -> Template:
-    return Template(body, engine=_ENGINE)
 
 
 class _Titled(models.Model):
@@ -61,23 +51,39 @@ class _Titled(models.Model):
         return self.title
 
 
+class _Notified(_Titled):
+    """What has people who are told when something goes wrong with it."""
+
+    notification_addresses = models.TextField(
+        blank=True,
+        default="",
+        validators=[check_addresses],
+        help_text="One e-mail address a line.",
+    )
+
+    class Meta(_Titled.Meta):
+        abstract = True
+
+
 class Worker(_Titled):
     """One daemon, known by its key. Its title, as a rule, is its host's name."""
 
-    api_key = models.CharField(max_length=255, unique=True, validators=[_PLAIN_KEY])
+    api_key = models.CharField(max_length=255, unique=True, validators=[PLAIN_KEY])
     secret = models.CharField(max_length=255, default=new_secret)
     ping_response_dts = models.DateTimeField(null=True, blank=True)
     worker_version = models.CharField(max_length=255, null=True, blank=True)
     concurrent_jobs = models.IntegerField(null=True, blank=True)
 
 
-class WorkerPool(_Titled):
+class WorkerPool(_Notified):
     """Workers that do the same work; one worker may be in several pools."""
 
     workers = models.ManyToManyField(Worker, blank=True, related_name="worker_pools")
+    unresponsive_dts = models.DateTimeField(null=True, editable=False)
+    """Since when no worker of it answers; people were told of it."""
 
 
-class Project(_Titled):
+class Project(_Notified):
     """Jobs that belong together, and who may see them and who may start them."""
 
     viewers = models.ManyToManyField(Group, blank=True, related_name="projects_to_view")
@@ -87,12 +93,9 @@ class Project(_Titled):
     worker_pools = models.ManyToManyField(
         WorkerPool, blank=True, related_name="projects"
     )
-    notification_addresses = models.TextField(
-        blank=True, default="", help_text="One e-mail address a line."
-    )
 
 
-class JobTemplate(_Titled):
+class JobTemplate(_Notified):
     """What is put around the scripts of its jobs."""
 
     body = models.TextField(
@@ -108,13 +111,13 @@ class JobTemplate(_Titled):
 class IntervalType(models.TextChoices):
     """The units of ``reschedule_interval``."""
 
-    MINUTE = "MINUTE", "minutes"
-    HOUR = "HOUR", "hours"
-    DAY = "DAY", "days"
-    MONTH = "MONTH", "months"
+    MINUTE = Unit.MINUTE, "minutes"
+    HOUR = Unit.HOUR, "hours"
+    DAY = Unit.DAY, "days"
+    MONTH = Unit.MONTH, "months"
 
 
-class Job(_Titled):
+class Job(_Notified):
     """What is run: a script, where, when, and what follows it."""
 
     script_content_partial = models.TextField("script")
@@ -136,12 +139,41 @@ class Job(_Titled):
     reschedule_interval_type = models.CharField(
         max_length=6, blank=True, default="", choices=IntervalType.choices
     )
-    run_on_all_workers = models.BooleanField(default=False)
-    schedule_children_on_error = models.BooleanField(default=False)
-    disable_enqueue_after_fails = models.PositiveIntegerField(null=True, blank=True)
-    notification_addresses = models.TextField(
-        blank=True, default="", help_text="One e-mail address a line."
+    cron_expression = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        validators=[check_cron_expression],
+        help_text="Instead of an interval, such as 30 4 * * 1-5.",
     )
+    schedule_start_dts = models.DateTimeField(
+        "first time",
+        default=timezone.now,
+        help_text="The intervals are counted from it.",
+    )
+    time_zone = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        validators=[check_time_zone],
+        help_text="Such as Europe/Amsterdam; the server's where it is empty.",
+    )
+    run_on_all_workers = models.BooleanField(
+        default=False, help_text="One run on each enabled worker of the pool."
+    )
+    schedule_children_on_error = models.BooleanField(
+        default=False, help_text="Run the children also when this one has failed."
+    )
+    disable_enqueue_after_fails = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Disable the job when it has failed so many times in a row.",
+    )
+    fail_times = models.PositiveIntegerField(default=0, editable=False)
+    schedule_error = models.TextField(blank=True, default="", editable=False)
+    """Why there is no next run, though there should be one."""
+    planned_schedule_id = models.BigIntegerField(null=True, editable=False)
+    """The latest runs that were made by the schedule; see planning."""
 
     @property
     def script_content(self) -> str:
@@ -150,16 +182,34 @@ class Job(_Titled):
         A template that cannot be rendered gives a script that says so and fails.
         """
         try:
-            template = _template(self.template.body)
-            return str(
-                template.render(Context({"content": self.script_content_partial}))
+            return script_template.render(
+                self.template.body, self.script_content_partial
             )
         except Exception as error:  # a template may raise anything
-            return _failing_script(f"job template {self.template_id}: {error}")
+            return script_template.failing_script(
+                f"job template {self.template_id}: {error}"
+            )
+
+    def clean(self) -> None:
+        """Raise ValidationError where two fields do not go together."""
+        check_job(self)
 
 
-def _failing_script(message: str) -> str:
-    return f"#!/bin/sh\ncat <<'END_OF_MESSAGE'\n{message}\nEND_OF_MESSAGE\nexit 1\n"
+class ExcludedTime(models.Model):
+    """Times of day, in the job's time zone, at which its schedule has no run."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="excluded")
+    start_time = models.TimeField()
+    end_time = models.TimeField(help_text="Included; it may be on the next day.")
+    note = models.CharField(max_length=255, blank=True, default="")
+
+    class Meta:
+        """As they are in a day."""
+
+        ordering = ("start_time", "id")
+
+    def __str__(self) -> str:
+        return f"{self.start_time:%H:%M} to {self.end_time:%H:%M}"
 
 
 class Run(models.Model):
@@ -230,6 +280,17 @@ class Run(models.Model):
                 name="run_held",
                 fields=["worker"],
                 condition=Q(enqueue_dts__isnull=False, return_dts=None),
+            ),
+            # One question at each claim and end: what else is there of its job?
+            models.Index(
+                name="run_active_of_job",
+                fields=["job"],
+                condition=Q(enqueue_dts__isnull=False, return_dts=None),
+            ),
+            models.Index(
+                name="run_waiting_of_job",
+                fields=["job", "schedule_dts"],
+                condition=Q(enqueue_dts=None),
             ),
             models.Index(name="run_last_of_job", fields=["job", "-return_dts"]),
             models.Index(name="run_schedule_id", fields=["schedule_id"]),

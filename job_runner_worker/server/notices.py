@@ -10,6 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+
+from django.db import transaction
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +28,8 @@ class RunDue:
 class RunChanged:
     """A run is in another state.
 
-    ``event`` is ``scheduled``, ``enqueued``, ``started``, ``returned`` or ``reset``.
+    ``event`` is ``scheduled``, ``withdrawn`` (there is none any more), ``enqueued``,
+    ``started``, ``returned`` or ``reset``.
     ``by_worker`` says that a worker did it, which publishes an event of its own.
     """
 
@@ -35,13 +39,20 @@ class RunChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RunOffered:
+    """A worker was offered a run."""
+
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class KillRequested:
     """A run that a worker holds is to be killed."""
 
     kill_request_id: int
 
 
-Notice = RunDue | RunChanged | KillRequested
+Notice = RunDue | RunChanged | RunOffered | KillRequested
 Listener = Callable[[Notice], None]
 
 _listeners: list[Listener] = []
@@ -68,3 +79,8 @@ def publish(notice: Notice) -> None:
             listener(notice)
         except Exception:
             _log.exception("%r was not heard by %r", notice, listener)
+
+
+def tell(notice: Notice) -> None:
+    """Publish a notice when the transaction is through."""
+    transaction.on_commit(partial(publish, notice))

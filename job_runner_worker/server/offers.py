@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from job_runner_worker.server import lifecycle
 from job_runner_worker.server.health import is_silent
@@ -37,6 +37,8 @@ class Offer:
     run_id: int
     api_key: str
     until: datetime
+    job_id: int = 0
+    schedule_id: int | None = None
 
 
 @dataclass(slots=True)
@@ -92,14 +94,17 @@ class OfferBook:
             self._let_lapse(now, candidates)
             made = []
             self.is_short = False
+            turns = {each.job_id: each.schedule_id for each in self._standing.values()}
             for run in self._due(now, candidates):
                 candidate = self._pick(run, candidates.values())
-                if candidate is None:
+                turn = turns.get(run["job"], run["schedule_id"])
+                if candidate is None or turn != run["schedule_id"]:
                     continue
                 if lifecycle.offer(run["id"], candidate.worker, now):
                     candidate.take()
                     key = candidate.worker.api_key
-                    made.append(Offer(run["id"], key, now + _OFFER))
+                    turns[run["job"]] = run["schedule_id"]
+                    made.append(Offer(run["id"], key, now + _OFFER, run["job"], turn))
         self._standing.update({offer.run_id: offer for offer in made})
         return made
 
@@ -219,16 +224,26 @@ def _pools(candidates: Iterable[Candidate]) -> set[int]:
 
 
 def _waiting(now: datetime) -> QuerySet[Run, dict[str, Any]]:
-    """Return runs that are due; a manual run minds no switch but those of workers."""
+    """Return runs that are due; a manual run minds no switch but those of workers.
+
+    Those of a job that is run just now wait, but for runs that were scheduled together.
+    """
     enabled = Q(is_manual=True) | Q(
         job__enqueue_is_enabled=True,
         job__template__enqueue_is_enabled=True,
         job__template__project__enqueue_is_enabled=True,
     )
+    others = Run.objects.filter(
+        job=OuterRef("job"), enqueue_dts__isnull=False, return_dts=None
+    ).exclude(schedule_id=OuterRef("schedule_id"))
     return (
         Run.objects.filter(
-            enabled, enqueue_dts=None, return_dts=None, schedule_dts__lte=now
+            enabled,
+            ~Exists(others),
+            enqueue_dts=None,
+            return_dts=None,
+            schedule_dts__lte=now,
         )
         .order_by("schedule_dts", "id")
-        .values("id", "worker", "offered_to", "job__worker_pool")
+        .values("id", "worker", "offered_to", "job", "schedule_id", "job__worker_pool")
     )

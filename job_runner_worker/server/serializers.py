@@ -15,6 +15,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from job_runner_worker.server import validators
 from job_runner_worker.server.models import (
     IntervalType,
     Job,
@@ -214,7 +215,9 @@ class JobSerializer(TitledResource):
     job_template = Uri(
         "job_template", source="template", queryset=JobTemplate.objects.all()
     )
-    notification_addresses = Text(default="", allow_blank=True)
+    notification_addresses = Text(
+        default="", allow_blank=True, validators=[validators.check_addresses]
+    )
     parent = Uri("job", default=None, allow_null=True, queryset=Job.objects.all())
     reschedule_interval = Whole(
         default=None, allow_null=True, min_value=1, max_value=MAX_INTEGER

@@ -18,16 +18,19 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from job_runner_worker import __version__, data_folder, worker_log
 from job_runner_worker.data_folder import DataFolder, write_json
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.server import upkeep
 
 DATABASE_VARIABLE = "JOB_RUNNER_DATABASE"
+MAIL_VARIABLE = "JOB_RUNNER_MAIL"
 LOOPBACK = "127.0.0.1"
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
-_NEEDED = ("django", "rest_framework", "drf_spectacular", "wsproto")
+_NEEDED = ("cronsim", "django", "rest_framework", "drf_spectacular", "wsproto")
 _PORT_HELP = "port for %s (default %%(default)s; 0: any free one)"
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,12 @@ class Ports:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `run` needs."""
+    add_options(parser)
+    upkeep.add_arguments(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how to serve."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -79,6 +88,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take no requests that original workers sign, only those of ours with"
         " `signature = sha256`, which cannot be replayed",
     )
+    parser.add_argument(
+        "--mail",
+        metavar="URL",
+        help="the mail server: smtp://host:port, smtps:// or smtp+starttls:// (default:"
+        f" mail is printed); with a password better in ${MAIL_VARIABLE}",
+    )
+    parser.add_argument(
+        "--mail-from",
+        metavar="ADDRESS",
+        default="job-runner@localhost",
+        help="whom mail is from (default %(default)s)",
+    )
+    parser.add_argument(
+        "--time-zone",
+        metavar="NAME",
+        default="UTC",
+        help="of jobs that have none of their own, such as Europe/Amsterdam (default"
+        " %(default)s)",
+    )
     for name, port, what in (
         ("http", 8000, "the REST API and the dashboard"),
         ("broadcast", 5556, "orders to workers"),
@@ -103,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
     worker_log.configure("info")
     _configure_other_logs()
     folder = folder_of(arguments)
+    if arguments.action:
+        return _keep_up(folder, arguments)
     folder.make()
     # The database's files, too, are for nobody else.
     os.umask(0o077)
@@ -136,18 +166,37 @@ def require_extra() -> None:
         raise ConfigError(f"the server needs more packages: pip install '{EXTRA}'")
 
 
-def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
+def _keep_up(folder: DataFolder, arguments: argparse.Namespace) -> int:
+    _configure_django(folder, arguments)
     from django.core.exceptions import ImproperlyConfigured
-    from django.db import Error, close_old_connections
+    from django.db import Error
 
+    try:
+        return upkeep.run(arguments)
+    except (Error, ImproperlyConfigured) as error:
+        raise ConfigError(f"the database cannot be used: {error}") from error
+
+
+def _configure_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
     from job_runner_worker.server import django_settings
 
     django_settings.configure(
         folder.path,
         arguments.database or os.environ.get(DATABASE_VARIABLE) or None,
         allowed_hosts=_allowed_hosts(arguments),
+        TIME_ZONE=_time_zone(arguments.time_zone),
+        **django_settings.mail(
+            arguments.mail or os.environ.get(MAIL_VARIABLE) or None,
+            arguments.mail_from,
+        ),
     )
+
+
+def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
+    _configure_django(folder, arguments)
     from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
+    from django.db import Error, close_old_connections
 
     from job_runner_worker.server import bootstrap
     from job_runner_worker.server.api_auth import SHA1_SETTING
@@ -253,6 +302,15 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def _time_zone(name: str) -> str:
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"--time-zone {name!r} is none: give a name such as Europe/Amsterdam"
+        ) from error
 
 
 def _configure_other_logs() -> None:

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `run` needs."""
-    serve.add_arguments(parser)
+    serve.add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -116,11 +116,15 @@ class Standalone:
         if arguments.database:
             # Command lines are for everybody to read.
             self._environ[serve.DATABASE_VARIABLE] = arguments.database
+        if arguments.mail:
+            self._environ[serve.MAIL_VARIABLE] = arguments.mail
         self._server_words = [
             "server",
             f"--data={folder.path}",
             f"--bind={arguments.bind}",
             *(["--no-sha1"] if arguments.no_sha1 else []),
+            f"--mail-from={arguments.mail_from}",
+            f"--time-zone={arguments.time_zone}",
             *(f"--allowed-host={name}" for name in arguments.allowed_host),
         ]
         ports = serve.ports_of(arguments).arguments()

@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from job_runner_worker.server import lifecycle
+from job_runner_worker.server import lifecycle, planning
 from job_runner_worker.server.models import (
     Job,
     JobTemplate,
@@ -125,3 +125,68 @@ def test_the_admin_has_its_looks(client):
 
 def test_the_first_page_leads_to_the_admin(client):
     assert client.get("/", follow=True).status_code == 200
+
+
+@pytest.mark.parametrize("model", EDITED)
+def test_what_has_a_switch_is_enabled_and_disabled_from_its_list(client, site, model):
+    site.job(cron_expression="30 4 * * *")
+    row = model.objects.filter(title__in=(site.project, site.pool, "a job")).first()
+    row = row or model.objects.first()
+
+    act(client, model, "disable", row)
+    assert not model.objects.get(pk=row.pk).enqueue_is_enabled
+    act(client, model, "enable", row)
+    assert model.objects.get(pk=row.pk).enqueue_is_enabled
+
+
+def test_a_schedule_is_edited_with_its_excluded_times_and_planned(client, site):
+    fields = {
+        "title": "nightly",
+        "script_content_partial": "#!/bin/sh\n",
+        "template": site.template.pk,
+        "worker_pool": site.pool.pk,
+        "enqueue_is_enabled": "on",
+        "reschedule_interval": "1",
+        "reschedule_interval_type": "HOUR",
+        "schedule_start_dts_0": "2026-01-01",
+        "schedule_start_dts_1": "00:30:00",
+        "time_zone": "Europe/Amsterdam",
+        "excluded-TOTAL_FORMS": "1",
+        "excluded-INITIAL_FORMS": "0",
+        "excluded-0-start_time": "00:00",
+        "excluded-0-end_time": "12:00",
+    }
+    page = client.post(path_of(Job, "add/"), fields)
+
+    assert page.status_code == 302, re.findall(rb"errorlist.*", page.content)
+    job = Job.objects.get()
+    assert job.excluded.count() == 1
+    run = Run.objects.get(job=job)
+    assert run.schedule_dts.minute == 30
+    change = client.get(path_of(Job, f"{job.pk}/change/")).content.decode()
+    assert change.count(":30, ") == 4
+
+    Job.objects.update(cron_expression="x")
+    assert b"cron expression" in client.get(path_of(Job, f"{job.pk}/change/")).content
+
+
+def test_a_schedule_that_cannot_be_read_is_refused(client, site):
+    page = client.post(
+        path_of(Job, "add/"),
+        {"cron_expression": "* *", "time_zone": "Nowhere", "reschedule_interval": "1"},
+    ).content
+
+    assert b"is no time zone" in page
+    assert b"give minute, hour" in page
+
+
+def test_a_job_is_run_without_its_children_from_its_list(client, site):
+    act(client, Job, "run_now_without_children", site.job())
+    assert Run.objects.get().schedule_children is False
+
+
+def test_a_job_for_all_workers_of_a_pool_without_any_is_not_run(client, site):
+    planning.set_enabled(site.worker, False)
+    page = act(client, Job, "run_now", site.job(run_on_all_workers=True))
+
+    assert b"no enabled worker" in page.content

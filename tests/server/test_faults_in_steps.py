@@ -27,7 +27,10 @@ STEPS = (
     "add_log",
     "store_log",
     "finish",
+    "finish_before_children",
     "finish_late",
+    "plan",
+    "replan",
     "fail_unresponsive",
     "reset",
     "reset_while_to_be_killed",
@@ -146,6 +149,10 @@ def prepared(step):
     from job_runner_worker.server.offers import OfferBook
 
     job, worker = made()
+    if step in ("plan", "replan"):
+        return planned(step, job)
+    if step == "finish_before_children":
+        add_child(job)
     if step == "schedule":
         return lambda: lifecycle.schedule(job)
     run = lifecycle.schedule(job).pk
@@ -169,6 +176,7 @@ def prepared(step):
         "add_log": lambda: lifecycle.add_log(run, "first"),
         "store_log": lambda: lifecycle.store_log(run, "second"),
         "finish": lambda: lifecycle.finish(run, worker, AT, False, 3, "why"),
+        "finish_before_children": lambda: lifecycle.finish(run, worker, AT, True, 0),
         "finish_late": lambda: lifecycle.finish(run, worker, AT, True, 0),
         "fail_unresponsive": lambda: lifecycle.fail_unresponsive(run, "silent"),
         "reset": lambda: lifecycle.reset(run, worker),
@@ -179,11 +187,37 @@ def prepared(step):
     }[step]
 
 
+def planned(step, job):
+    from job_runner_worker.server import planning
+
+    job.cron_expression = "30 4 * * *"
+    job.save()
+    if step == "plan":
+        return lambda: planning.plan(job.pk)
+    planning.plan(job.pk)
+    job.cron_expression = "15 5 * * *"
+    job.save()
+    return lambda: planning.replan(job)
+
+
+def add_child(job):
+    job.children.create(
+        title="child",
+        script_content_partial="#!/bin/sh\n",
+        template=job.template,
+        worker_pool=job.worker_pool,
+    )
+
+
 def made():
     """Return the only job, which has no runs, and the only worker."""
     from job_runner_worker.server import models
 
     models.Run.objects.all().delete()
+    models.Job.objects.exclude(parent=None).delete()
+    models.Job.objects.update(
+        cron_expression="", planned_schedule_id=None, fail_times=0
+    )
     job = models.Job.objects.first()
     if job is None:
         worker = models.Worker.objects.create(title="w", api_key=KEY, concurrent_jobs=4)
@@ -203,16 +237,29 @@ def made():
 
 def state():
     """Return all runs, kill requests and logs, without numbers that differ."""
-    from job_runner_worker.server.models import KillRequest, Run, RunLog
+    from job_runner_worker.server.models import Job, KillRequest, Run, RunLog
 
-    found = [sorted(RunLog.objects.values_list("content", flat=True))]
+    found = [
+        sorted(RunLog.objects.values_list("content", flat=True)),
+        list(Job.objects.order_by("pk").values_list("fail_times", flat=True)),
+    ]
     for model in (Run, KillRequest):
         for row in model.objects.order_by("pk").values():
+            if "job_id" in row:
+                row["job"] = Job.objects.get(pk=row.pop("job_id")).title
+                row["time"] = f"{row['schedule_dts']:%H:%M}" if is_planned(row) else ""
             own_schedule = row.get("schedule_id") == row["id"]
             row.pop("id"), row.pop("run_id", None), row.pop("schedule_id", None)
             dates = {name: row[name] is None for name in row if name.endswith("_dts")}
             found.append({**row, **dates, "has_own_schedule_id": own_schedule})
     return found
+
+
+def is_planned(row):
+    from job_runner_worker.server.models import Job
+
+    plans = Job.objects.values_list("planned_schedule_id", flat=True)
+    return row.get("schedule_id") in set(plans) - {None}
 
 
 if __name__ == "__main__":

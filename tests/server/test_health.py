@@ -89,3 +89,21 @@ def test_a_run_fails_once(site, began, check):
 
     assert len(check(2 * LIMIT)) == 1
     assert check(3 * LIMIT) == []
+
+
+def test_the_run_that_only_a_silent_worker_may_do_fails_when_it_is_due(
+    site, began, check
+):
+    from job_runner_worker.server import planning
+
+    site.pool.workers.add(site.other_worker)
+    site.other_worker.ping_response_dts = began + LIMIT
+    site.other_worker.save()
+    planning.run_now(site.job(run_on_all_workers=True))
+    run = site.worker.runs.get()
+
+    assert check(LIMIT) == []
+    assert check(LIMIT + SECOND) == [run.pk]
+    run.refresh_from_db()
+    assert "testworker does not answer pings" in run.reason
+    assert site.other_worker.runs.get().return_dts is None

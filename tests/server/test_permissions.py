@@ -17,6 +17,8 @@ SEEN = dict(zip(CALLERS, [200, 401, 200, 200, 404, 200, 401], strict=True))
 NOT_BY_WORKERS = dict(zip(CALLERS, [401, 401, 200, 200, 404, 200, 401], strict=True))
 BY_PEOPLE = dict(zip(CALLERS, [401, 401, 403, 201, 403, 201, 401], strict=True))
 BY_WORKER = dict(zip(CALLERS, [202, 401, 403, 403, 404, 403, 401], strict=True))
+BY_ADMINS = dict(zip(CALLERS, [401, 401, 403, 202, 404, 202, 401], strict=True))
+BY_STAFF = dict(zip(CALLERS, [401, 401, 403, 403, 404, 202, 401], strict=True))
 NEW_LOG = dict(zip(CALLERS, [201, 401, 403, 403, 403, 403, 401], strict=True))
 NEW_KILL = dict(zip(CALLERS, [201, 401, 403, 201, 403, 201, 401], strict=True))
 NOBODY = dict(zip(CALLERS, [405, 405, 405, 405, 405, 405, 401], strict=True))
@@ -39,12 +41,19 @@ POST = dict.fromkeys(GET, NOBODY) | {
     "kill_request": NEW_KILL,
 }
 PATCH = dict.fromkeys(GET, NOBODY) | {
-    "worker": BY_WORKER,
+    "project": BY_ADMINS,
+    "job_template": BY_ADMINS,
+    "job": BY_ADMINS,
+    "worker_pool": BY_STAFF,
+    "worker": BY_WORKER | {"staff": 202},
     "run": BY_WORKER,
     "run_log": BY_WORKER,
     "kill_request": BY_WORKER,
 }
 CHANGES = {
+    **dict.fromkeys(
+        ("project", "job_template", "job", "worker_pool"), {"enqueue_is_enabled": False}
+    ),
     "worker": {"ping_response_dts": AT},
     "run": {"pid": 4711},
     "run_log": {"content": "more"},
@@ -69,7 +78,9 @@ class World:
             "anonymous": site.person("anonymous"),
         }
         self.job = site.job()
-        run, self.run_without_log = site.run(self.job), site.run(self.job)
+        run = site.run(self.job)
+        # Scheduled together: both may be held at once.
+        self.run_without_log = site.run(self.job, schedule_id=run.schedule_id)
         for each in (run, self.run_without_log):
             lifecycle.claim(each.pk, site.worker, timezone.now())
         log = lifecycle.add_log(run.pk, "some")

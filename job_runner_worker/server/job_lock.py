@@ -1,0 +1,95 @@
+"""What each claim and each end of a run asks, in SQL of its own.
+
+Django takes longer to write these statements than a database to execute them, and
+every run needs them. Each is to be found by an index, however many runs a job has.
+
+The lock comes first, as a statement of its own: what PostgreSQL reads in the next one
+is as whoever had the lock before has left it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import connection
+
+_LOCK = """
+SELECT 1 FROM server_job
+WHERE id = (SELECT job_id FROM server_run WHERE id = %s)
+FOR NO KEY UPDATE
+"""
+_CLAIM = """
+UPDATE server_run SET worker_id = %s, enqueue_dts = %s
+WHERE id = %s AND enqueue_dts IS NULL AND return_dts IS NULL AND NOT EXISTS (
+    SELECT 1 FROM server_run AS other
+    WHERE other.job_id = server_run.job_id
+    AND other.enqueue_dts IS NOT NULL AND other.return_dts IS NULL
+    AND COALESCE(other.schedule_id, 0) <> COALESCE(server_run.schedule_id, 0)
+)
+"""
+_SEQUEL = """
+SELECT
+    run.schedule_id IS NULL
+    OR job.fail_times > 0
+    OR COALESCE(job.planned_schedule_id = run.schedule_id, FALSE)
+    OR EXISTS (
+        SELECT 1 FROM server_run AS other
+        WHERE other.schedule_id = run.schedule_id AND other.id <> run.id
+    )
+    OR (run.schedule_children AND EXISTS (
+        SELECT 1 FROM server_job AS child WHERE child.parent_id = job.id
+    )),
+    (
+        SELECT waiting.id FROM server_run AS waiting
+        WHERE waiting.job_id = run.job_id AND waiting.enqueue_dts IS NULL
+        AND waiting.schedule_dts <= %s
+        ORDER BY waiting.schedule_dts LIMIT 1
+    )
+FROM server_run AS run JOIN server_job AS job ON job.id = run.job_id
+WHERE run.id = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequel:
+    """What comes after the end of a run."""
+
+    has_more: bool
+    """Whether a success changes anything but the run: it is none of a job alone."""
+    next_run_id: int | None
+    """A run of the same job that is due and waits."""
+
+
+def take(run_id: int) -> None:
+    """Let nobody else change the job of a run until the transaction ends.
+
+    Runs of a job are claimed and ended under this lock, one after the other. It
+    comes before the lock of any run: who took them the other way would wait for ever.
+    """
+    # On SQLite whoever has a transaction is alone.
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(_LOCK, [run_id])
+
+
+def claim(run_id: int, worker_id: int, at: datetime) -> bool:
+    """Give a run to a worker; return False where it does not wait, or its job is run.
+
+    Runs that were scheduled together are run at the same time. The job is locked.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, [worker_id, _date(at), run_id])
+        return bool(cursor.rowcount)
+
+
+def sequel(run_id: int, now: datetime) -> Sequel:
+    """Return what comes after the end of a run, whose job is locked."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SEQUEL, [_date(now), run_id])
+        has_more, next_run_id = cursor.fetchone()
+    return Sequel(bool(has_more), next_run_id)
+
+
+def _date(at: datetime) -> object:
+    return connection.ops.adapt_datetimefield_value(at)

@@ -1,0 +1,143 @@
+"""``server prune`` and ``server backup``: also while the server is running."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import subprocess
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from job_runner_worker.errors import ConfigError
+
+BATCH_RUNS = 500
+"""So many are deleted in one transaction: nobody waits long."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `run` needs."""
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("prune", "backup"),
+        help="instead of serving: delete old runs, or save the database in FILE",
+    )
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--keep-runs",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="prune: keep the latest N of each job (default %(default)s)",
+    )
+    parser.add_argument(
+        "--older-than",
+        type=_natural,
+        metavar="DAYS",
+        help="prune: delete what has ended before so many days",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what ``action`` says, with Django set up; return the exit status."""
+    from django.db import close_old_connections, connection
+
+    name = str(connection.settings_dict["NAME"])
+    if connection.vendor == "sqlite" and not Path(name).exists():
+        raise ConfigError(f"there is no database {name}: say where with --data")
+    try:
+        if arguments.action == "backup":
+            if arguments.file is None:
+                raise ConfigError("server backup: say in which FILE")
+            backup(arguments.file)
+            print(f"saved in {arguments.file}")
+        else:
+            if arguments.older_than is None:
+                raise ConfigError("server prune: say --older-than how many DAYS")
+            count = prune(arguments.keep_runs, timedelta(days=arguments.older_than))
+            print(f"{count} runs are deleted")
+    finally:
+        close_old_connections()
+    return os.EX_OK
+
+
+def prune(keep_runs: int, older_than: timedelta) -> int:
+    """Delete runs that ended so long ago; return how many.
+
+    The latest ``keep_runs`` that have ended of each job are kept however old they are.
+    """
+    from django.utils import timezone
+
+    from job_runner_worker.server.models import Job, Run
+
+    before = timezone.now() - older_than
+    count = 0
+    for job_id in Job.objects.order_by("pk").values_list("pk", flat=True):
+        ended = Run.objects.filter(job=job_id, return_dts__isnull=False)
+        latest = ended.order_by("-return_dts", "-pk").values_list("pk", flat=True)
+        kept = list(latest[:keep_runs])
+        old = ended.filter(return_dts__lt=before).exclude(pk__in=kept).order_by()
+        while batch := list(old.values_list("pk", flat=True)[:BATCH_RUNS]):
+            Run.objects.filter(pk__in=batch).delete()
+            count += len(batch)
+    return count
+
+
+def backup(path: Path) -> None:
+    """Save the database in a new file of mode 0600, as it is at one moment.
+
+    Raises ConfigError where the file exists or cannot be written.
+    """
+    from django.db import connection
+
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise ConfigError(f"server backup: {path}: {error.strerror}") from error
+    try:
+        if connection.vendor == "sqlite":
+            _backup_sqlite(str(connection.settings_dict["NAME"]), path)
+        else:
+            _backup_postgresql(connection.settings_dict, path)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _backup_sqlite(name: str, path: Path) -> None:
+    with (
+        closing(sqlite3.connect(name, timeout=30)) as source,
+        closing(sqlite3.connect(path)) as target,
+    ):
+        source.backup(target, pages=-1)
+
+
+def _backup_postgresql(settings: dict[str, Any], path: Path) -> None:
+    names = ("HOST", "PORT", "USER", "PASSWORD")
+    environ = {f"PG{name}": settings[name] for name in names if settings[name]}
+    if sslmode := settings["OPTIONS"].get("sslmode"):
+        environ["PGSSLMODE"] = sslmode
+    command = ["pg_dump", "--format=custom", f"--file={path}", settings["NAME"]]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "server backup: pg_dump is missing: apt-get install postgresql-client"
+        ) from error
+    if done.returncode:
+        raise ConfigError(f"server backup: {done.stderr.strip()}")
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number to 999999")
+    return int(text)

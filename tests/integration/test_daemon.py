@@ -194,12 +194,15 @@ def test_another_worker_s_orders_are_ignored_though_the_prefix_fits(
 
 def test_the_log_has_one_line_for_each_thing_that_happened(scene: Scene) -> None:
     run = scene.run("#!/bin/sh\nexit 2")
-    scene.wait_for_line(f"run {run['id']}: failed, exit status 2$")
-    assert scene.lines_about(run["id"]) == [
+    scene.wait_for_line(f"run {run['id']}: used ")
+    *lines, usage = scene.lines_about(run["id"])
+    assert lines == [
         f"INFO run {run['id']}: claimed",
         f"INFO run {run['id']}: running, pid {run['pid']}",
         f"INFO run {run['id']}: failed, exit status 2",
     ]
+    form = r"used \d+\.\d\d s in all, CPU \d+\.\d\d s, peak memory .+, output 0 bytes"
+    assert re.fullmatch(f"INFO run {run['id']}: {form}", usage)
     lines = [line for line in scene.worker.lines]
     form = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S.*"
     assert [line for line in lines if not re.fullmatch(form, line)] == []

@@ -160,8 +160,10 @@ def test_a_folder_of_a_later_format_is_set_aside_and_harms_nobody(
             later, same = scene.start(script), scene.start(script)
             crash(scene)
         note = tmp_path / "spool" / str(later) / "run.json"
-        content = json.loads(note.read_text())
-        note.write_text(json.dumps({**content, "format": content["format"] + 1}))
+        whole, *changes = note.read_text().splitlines(keepends=True)
+        content = json.loads(whole)
+        later_format = {**content, "format": content["format"] + 1}
+        note.write_text(json.dumps(later_format) + "\n" + "".join(changes))
         with working(server, tmp_path) as scene:
             scene.wait_for_line(f"ERROR .*/{later}/run.json .*format .*moved to")
             gate.open(2)

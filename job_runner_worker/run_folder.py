@@ -141,8 +141,13 @@ class RunFolder:
             append(self.path / "run.json", content, create=False)
 
     def prepare(self, script: bytes) -> None:
-        """Make everything that the shim expects. May be repeated."""
-        write_file(self.script_path, script)
+        """Make everything that the shim expects. May be repeated.
+
+        Also while a shim of an earlier try may be about to begin: a script that is
+        there is left as it is.
+        """
+        if self._read("script") != script:
+            write_file(self.script_path, script)
         for name, length in (
             ("output", 0),
             # Written at their full size now, so that a full disk cannot lose them.
@@ -168,6 +173,17 @@ class RunFolder:
         if not numbers or numbers[0] > _MAX_PID:
             return ProcessId(0, 0)
         return ProcessId(*numbers)
+
+    def forbid_beginning(self) -> bool:
+        """Let no shim begin this run any more; return False where one has."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            os.close(os.open(self.path / "began", flags, PRIVATE))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            _log.warning("run %d: cannot write began: %s", self.note.run_id, error)
+        return True
 
     def script_process(self) -> ScriptProcess | None:
         """Return the script's process, None if the script has not begun yet."""

@@ -51,6 +51,7 @@ FOLDER = (
     "run_note",
     "run_usage",
     "failed_folders",
+    "kill_notes",
     "job_files",
     "job_store",
 )

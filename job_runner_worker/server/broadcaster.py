@@ -27,6 +27,7 @@ from job_runner_worker.server.binding import bind
 from job_runner_worker.server.health import PING_SECONDS
 from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
+from job_runner_worker.server.shared_offers import offer_book
 
 REPEAT_SECONDS = 5.0
 """How often a kill order is sent until the worker has taken it."""
@@ -51,7 +52,7 @@ class Broadcaster:
         self.listening: dict[str, datetime] = {}
         """The keys that somebody has subscribed to, and since when."""
         self._host = host
-        self._book = book or OfferBook()
+        self._book = book or offer_book()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._greenlet: gevent.Greenlet[[], None] | None = None

@@ -97,7 +97,7 @@ LAYERS = {
     ),
     "parts": Layer(
         ("api", "spool", "claims", "worker_log", "systemd", "sources.*", "reporters.*"),
-        BELOW_PARTS,
+        (*BELOW_PARTS, "sources.central"),
     ),
     "core": Layer(CORE, (*BELOW_PARTS, *CORE, "spool")),
     "testing": Layer(("testing", "testing.*"), (*BELOW_PARTS, "testing", "testing.*")),

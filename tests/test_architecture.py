@@ -47,6 +47,7 @@ CONTRACTS = ("*.base", "central_api")
 FOLDER = (
     "output_file",
     "private_files",
+    "spool_access",
     "reported_steps",
     "run_folder",
     "run_note",

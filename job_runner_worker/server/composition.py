@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import gevent
@@ -34,11 +35,12 @@ from job_runner_worker.server.parts import (
 from job_runner_worker.server.planner import Planner
 from job_runner_worker.server.serve import EVENTS_PATH, Ports
 from job_runner_worker.server.websocket import (
-    Allow,
     Environ,
     EventSockets,
+    Serve,
     is_same_origin,
 )
+from job_runner_worker.server.worker_channels import WORKER_PATH, WorkerChannels
 
 
 class _Part(Protocol):
@@ -75,6 +77,12 @@ class Server:
         ):
             if name in parts:
                 self._parts.append(part)
+        # A broadcaster tells workers of this process's WebSockets within it only.
+        self._channels = (
+            WorkerChannels(self._broadcaster.context, self._hear_event)
+            if WEB in parts and BROADCASTER in parts
+            else None
+        )
         self._serves_websockets = EVENTS in parts
         self._serves_web = WEB in parts
         self._http: list[HttpServer] = []
@@ -88,6 +96,8 @@ class Server:
             self._bus.start()
         for part in self._parts:
             part.start()
+        if self._channels is not None:
+            self._channels.start()
         notices.subscribe(self._publish)
         found = {"broadcast": self._broadcaster.port, "events": self._hub.port}
         if self._serves_websockets:
@@ -106,6 +116,8 @@ class Server:
     def close(self) -> None:
         """Stop taking requests, finish those there are, then stop the rest."""
         self._sockets.close()
+        if self._channels is not None:
+            self._channels.close()
         gevent.joinall([gevent.spawn(server.stop_gently) for server in self._http])
         for part in reversed(self._parts):
             part.close()
@@ -128,11 +140,15 @@ class Server:
             event = Event(EventKind.RUN, notice.event, notice.run_id)
             self._sockets.publish(protocol.encode_event(event)[1])
 
-    def _find_anywhere(self, path: str) -> tuple[EventSockets, Allow]:
-        return self._sockets, lambda environ: True
+    def _find_anywhere(self, path: str) -> Serve:
+        return partial(self._sockets.serve, allow=lambda environ: True)
 
-    def _find(self, path: str) -> tuple[EventSockets, Allow] | None:
-        return (self._sockets, may_listen) if path == EVENTS_PATH else None
+    def _find(self, path: str) -> Serve | None:
+        if path == WORKER_PATH and self._channels is not None:
+            return self._channels.serve
+        if path == EVENTS_PATH:
+            return partial(self._sockets.serve, allow=may_listen)
+        return None
 
 
 def may_listen(environ: Environ) -> bool:

@@ -306,7 +306,7 @@ def leftovers(workers: Workers) -> list[str]:
         for path in Path("/proc").glob("[0-9]*/cmdline")
         if f"{spool}/".encode() in _read(path)
     ]
-    names = {path.name for path in spool.iterdir()} - {"lock", "spool.json"}
+    names = {path.name for path in spool.iterdir()} - {"lock", "spool.json", "standing"}
     found += [f"{spool}/{name}" for name in sorted(names)]
     cgroups = cgroup.find(spool)
     if cgroups is not None:

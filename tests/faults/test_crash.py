@@ -194,7 +194,7 @@ def _settle(server: Server, workers: Workers) -> list[object]:
 
     def is_idle() -> bool:
         names = {path.name for path in workers.spool_path.iterdir()}
-        is_quiet = names <= {"lock", "control", "spool.json", "failed"}
+        is_quiet = names <= {"lock", "control", "spool.json", "failed", "standing"}
         return is_quiet and not server.kills_under_way()
 
     try:

@@ -18,6 +18,7 @@ OURS_ON_RUN = {
     "late_return_success",
     "late_exit_status",
 }
+OURS = {"run": OURS_ON_RUN, "worker": {"batch_uri"}}
 """Fields of a run that an original server does not have."""
 _AMSTERDAM = timezone(timedelta(hours=1))
 _RESOURCE = re.compile(r"/api/v1/(\w+)/(\d+)/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import gevent
 from django.contrib.auth import get_user
 from django.contrib.sessions.middleware import SessionMiddleware
@@ -21,11 +23,12 @@ from job_runner_worker.server.notifications import Mailer
 from job_runner_worker.server.planner import Planner
 from job_runner_worker.server.serve import EVENTS_PATH, Ports
 from job_runner_worker.server.websocket import (
-    Allow,
     Environ,
     EventSockets,
+    Serve,
     is_same_origin,
 )
+from job_runner_worker.server.worker_channels import WORKER_PATH, WorkerChannels
 
 _PUBLISHED = ("enqueued", "started", "returned")
 
@@ -39,6 +42,9 @@ class Server:
         self._sockets = EventSockets()
         self._hub = EventHub(bind, ports.events, self._sockets.publish)
         self._broadcaster = Broadcaster(bind, ports.broadcast)
+        self._channels = WorkerChannels(
+            self._broadcaster.context, self._sockets.publish
+        )
         self._health = HealthCheck()
         self._planner = Planner()
         self._mailer = Mailer()
@@ -51,6 +57,7 @@ class Server:
         """
         self._hub.start()
         self._broadcaster.start()
+        self._channels.start()
         notices.subscribe(self._publish)
         self._health.start()
         self._planner.start()
@@ -73,6 +80,7 @@ class Server:
     def close(self) -> None:
         """Stop taking requests, finish those there are, then stop the rest."""
         self._sockets.close()
+        self._channels.close()
         gevent.joinall([gevent.spawn(server.stop_gently) for server in self._http])
         self._planner.close()
         self._mailer.close()
@@ -89,11 +97,15 @@ class Server:
         ):
             self._hub.publish(Event(EventKind.RUN, notice.event, notice.run_id))
 
-    def _find_anywhere(self, path: str) -> tuple[EventSockets, Allow]:
-        return self._sockets, lambda environ: True
+    def _find_anywhere(self, path: str) -> Serve:
+        return partial(self._sockets.serve, allow=lambda environ: True)
 
-    def _find(self, path: str) -> tuple[EventSockets, Allow] | None:
-        return (self._sockets, may_listen) if path == EVENTS_PATH else None
+    def _find(self, path: str) -> Serve | None:
+        if path == WORKER_PATH:
+            return self._channels.serve
+        if path == EVENTS_PATH:
+            return partial(self._sockets.serve, allow=may_listen)
+        return None
 
 
 def may_listen(environ: Environ) -> bool:

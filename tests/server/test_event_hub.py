@@ -1,5 +1,6 @@
 """From a worker's PUB socket to a browser's WebSocket, with real sockets."""
 
+import functools
 import json
 from http.cookies import SimpleCookie
 from io import BytesIO
@@ -102,7 +103,9 @@ def port(sockets):
 
     def find(path):
         allowed = {"/open/": True, "/closed/": False}.get(path)
-        return None if allowed is None else (sockets, lambda environ: allowed)
+        if allowed is None:
+            return None
+        return functools.partial(sockets.serve, allow=lambda environ: allowed)
 
     server = HttpServer(listen("127.0.0.1", 0, "--http-port"), page, find)
     server.start()

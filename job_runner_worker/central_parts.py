@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 
 from job_runner_worker.api import ApiClient, ApiOptions
+from job_runner_worker.batching import BatchingApi
+from job_runner_worker.central_api import Batches, CentralApi
 from job_runner_worker.claims import CentralClaims, ResourcePaths
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.models import Pong
@@ -40,7 +42,9 @@ def _client_certificate(settings: Settings) -> tuple[str, str] | None:
     return str(settings.client_certificate), str(key)
 
 
-def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
+def build_claims(
+    settings: Settings, api: CentralApi, batches: Batches | None = None
+) -> CentralClaims:
     """Return what asks the central server whose a run is."""
     return CentralClaims(
         api,
@@ -52,11 +56,12 @@ def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
             job=settings.job_resource_uri,
         ),
         settings.api_key,
+        batches,
     )
 
 
 def build_rest(
-    settings: Settings, api: ApiClient, claims: CentralClaims
+    settings: Settings, api: BatchingApi, claims: CentralClaims
 ) -> RestReporter:
     """Return what tells the central server what becomes of runs."""
     options = RestOptions(
@@ -64,7 +69,7 @@ def build_rest(
         kill_request_path=settings.kill_request_resource_uri,
         concurrent_jobs=settings.concurrent_jobs,
     )
-    return RestReporter(api, options, claims.worker_uri)
+    return RestReporter(api, options, claims.worker_uri, batches=api)
 
 
 def build_channel(

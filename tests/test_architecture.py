@@ -102,6 +102,7 @@ LAYERS = {
     "parts": Layer(
         (
             "http_connections",
+            "batching",
             "spool",
             "claims",
             "worker_log",

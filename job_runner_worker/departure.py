@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from job_runner_worker.errors import ApiError
+from job_runner_worker.errors import ApiError, PostponedError
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.spool import Spool
 
@@ -31,6 +31,8 @@ def in_hand(live: LiveRun, spool: Spool) -> Iterator[None]:
     """Whatever happens to one run, the worker goes on, and nothing is thrown away."""
     try:
         yield
+    except PostponedError:
+        raise
     except ApiError as error:
         _give_up(live, spool, str(error))
     except OSError as error:

@@ -169,6 +169,12 @@ class Job(_Notified):
         blank=True,
         help_text="Disable the job when it has failed so many times in a row.",
     )
+    host = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        help_text="Only this host starts its runs, in cron mode; compared literally.",
+    )
     fail_times = models.PositiveIntegerField(default=0, editable=False)
     schedule_error = models.TextField(blank=True, default="", editable=False)
     """Why there is no next run, though there should be one."""
@@ -239,7 +245,12 @@ class Run(models.Model):
     # ours
     exit_status = models.IntegerField(null=True, blank=True)
     reason = models.TextField(blank=True, default="")
-    host = models.CharField(max_length=255, blank=True, default="")
+    host = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        help_text="The only host to start it, in cron mode; then, where it has run.",
+    )
     ended_by_server = models.BooleanField(default=False)
     late_return_dts = models.DateTimeField(null=True, blank=True)
     late_return_success = models.BooleanField(null=True, blank=True)

@@ -27,6 +27,7 @@ from job_runner_worker.server.binding import bind, wait_readable
 from job_runner_worker.server.health import PING_SECONDS
 from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
+from job_runner_worker.server.shared_offers import offer_book
 
 INTERNAL_ADDRESS = "inproc://orders"
 """Where others in this process subscribe, for workers that they talk to."""
@@ -52,7 +53,7 @@ class Broadcaster:
         self.listening: dict[str, datetime] = {}
         """The keys that somebody has subscribed to, and since when."""
         self._host = host
-        self._book = book or OfferBook()
+        self._book = book or offer_book()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._greenlet: gevent.Greenlet[[], None] | None = None

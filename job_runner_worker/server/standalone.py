@@ -120,6 +120,7 @@ class Standalone:
             self._environ[serve.MAIL_VARIABLE] = arguments.mail
         self._server_words = [
             "server",
+            "--migrate",
             f"--data={folder.path}",
             f"--bind={arguments.bind}",
             *(["--no-sha1"] if arguments.no_sha1 else []),

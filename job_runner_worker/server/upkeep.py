@@ -6,6 +6,7 @@ import argparse
 import os
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         nargs="?",
-        choices=("prune", "backup"),
-        help="instead of serving: delete old runs, or save the database in FILE",
+        choices=("migrate", "prune", "backup"),
+        help="instead of serving: bring the tables up to date, delete old runs, or save"
+        " the database in FILE",
     )
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE")
     parser.add_argument(
@@ -43,25 +45,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what ``action`` says, with Django set up; return the exit status."""
-    from django.db import close_old_connections, connection
+    from django.db import close_old_connections
+
+    try:
+        print(_ACTIONS[arguments.action](arguments))
+    finally:
+        close_old_connections()
+    return os.EX_OK
+
+
+def _migrate(arguments: argparse.Namespace) -> str:
+    from job_runner_worker.server import tables
+
+    count = tables.migrate()
+    return f"{count} steps taken" if count else "the tables are up to date"
+
+
+def _backup(arguments: argparse.Namespace) -> str:
+    _require_database()
+    if arguments.file is None:
+        raise ConfigError("server backup: say in which FILE")
+    path = Path(arguments.file)
+    backup(path)
+    return f"saved in {path}"
+
+
+def _prune(arguments: argparse.Namespace) -> str:
+    _require_database()
+    if arguments.older_than is None:
+        raise ConfigError("server prune: say --older-than how many DAYS")
+    count = prune(arguments.keep_runs, timedelta(days=arguments.older_than))
+    return f"{count} runs are deleted"
+
+
+def _require_database() -> None:
+    from django.db import connection
 
     name = str(connection.settings_dict["NAME"])
     if connection.vendor == "sqlite" and not Path(name).exists():
         raise ConfigError(f"there is no database {name}: say where with --data")
-    try:
-        if arguments.action == "backup":
-            if arguments.file is None:
-                raise ConfigError("server backup: say in which FILE")
-            backup(arguments.file)
-            print(f"saved in {arguments.file}")
-        else:
-            if arguments.older_than is None:
-                raise ConfigError("server prune: say --older-than how many DAYS")
-            count = prune(arguments.keep_runs, timedelta(days=arguments.older_than))
-            print(f"{count} runs are deleted")
-    finally:
-        close_old_connections()
-    return os.EX_OK
 
 
 def prune(keep_runs: int, older_than: timedelta) -> int:
@@ -141,3 +163,12 @@ def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 6:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number to 999999")
     return int(text)
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "migrate": _migrate,
+    "backup": _backup,
+    "prune": _prune,
+}
+ALONE = ("migrate",)
+"""What is not done while a server uses the folder."""

@@ -173,23 +173,11 @@ def test_what_is_no_event_is_not_passed_on(hub, publisher, browse, frames):
     assert json.loads(browser.text())["run_id"] == 9
 
 
-def test_the_server_publishes_its_own_events_the_same_way(hub, browse):
+def test_nothing_is_replayed_to_who_comes_later(sockets, browse):
+    sockets.publish(b'{"run_id": 1}')
     browser = browse()
 
-    hub.publish(Event(EventKind.RUN, "returned", 4))
-
-    assert json.loads(browser.text()) == {
-        "kind": "run",
-        "event": "returned",
-        "run_id": 4,
-    }
-
-
-def test_nothing_is_replayed_to_who_comes_later(hub, browse):
-    hub.publish(Event(EventKind.RUN, "returned", 1))
-    browser = browse()
-
-    hub.publish(Event(EventKind.RUN, "returned", 2))
+    sockets.publish(b'{"run_id": 2}')
 
     assert json.loads(browser.text())["run_id"] == 2
 

@@ -78,7 +78,7 @@ class OneShot:
         self._admission = Admission(spool.path, options.spool_min_free_bytes)
         self._runs: dict[int, LiveRun] = {}
         self._outage: OutageError | None = None
-        self._kills = Kills(self._runs.get, self._tell, spool.ledger)
+        self._kills = Kills(self._runs.get, self._tell, spool)
 
     def launch(self, source: Source, say: Say) -> int:
         """Claim and start what a source offers; return how many scripts have begun.
@@ -109,12 +109,21 @@ class OneShot:
             ]
             orders, lost = self._ask(source)
             known = {each.note.run_id for each in folders}
+            noted = [
+                each.order
+                for each in self._spool.kill_notes.entries()
+                if source.takes_up(each.source)
+            ]
+            orders += noted
             pool = Pool(threads)
             for folder in folders:
                 number = folder.note.run_id
                 wanted = {each for each in orders if each.run_id == number}
                 wanted |= {Kill(each, number) for each in folder.note.kill_requests}
                 pool.spawn(self._bring_up, folder, source, wanted, say)
+            for order in noted:
+                if order.run_id not in known and self._kills.take(order):
+                    pool.spawn(self._kill, order, source)
             for offer in lost:
                 if offer.run_id not in known:
                     pool.spawn(self._deal_with_lost, offer, source, say)

@@ -1,7 +1,6 @@
 """What the server knows. Runs are moved from state to state by lifecycle alone.
 
-Source of the fields: protocol.md, section 3, and the recorded answers of an original
-server; those below "ours" are not known to an original one.
+Source of the fields: protocol.md, section 3; those below "ours" only we have.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ class Job(_Notified):
         max_length=255,
         blank=True,
         default="",
-        help_text="Only this host starts its runs, in cron mode; compared literally.",
+        help_text="In cron mode only this host starts its runs.",
     )
     fail_times = models.PositiveIntegerField(default=0, editable=False)
     schedule_error = models.TextField(blank=True, default="", editable=False)
@@ -245,12 +244,7 @@ class Run(models.Model):
     # ours
     exit_status = models.IntegerField(null=True, blank=True)
     reason = models.TextField(blank=True, default="")
-    host = models.CharField(
-        max_length=255,
-        blank=True,
-        default="",
-        help_text="The only host to start it, in cron mode; then, where it has run.",
-    )
+    host = models.CharField(max_length=255, blank=True, default="")
     ended_by_server = models.BooleanField(default=False)
     late_return_dts = models.DateTimeField(null=True, blank=True)
     late_return_success = models.BooleanField(null=True, blank=True)

@@ -13,17 +13,7 @@ class Migration(migrations.Migration):
             field=models.CharField(
                 blank=True,
                 default="",
-                help_text="Only this host starts its runs, in cron mode; compared literally.",
-                max_length=255,
-            ),
-        ),
-        migrations.AlterField(
-            model_name="run",
-            name="host",
-            field=models.CharField(
-                blank=True,
-                default="",
-                help_text="The only host to start it, in cron mode; then, where it has run.",
+                help_text="In cron mode only this host starts its runs.",
                 max_length=255,
             ),
         ),

@@ -163,6 +163,7 @@ _SITE: Mapping[str, Any] = {
         "rest_framework",
         "drf_spectacular",
         PACKAGE,
+        f"{PACKAGE}.dashboard",
     ],
     "MIDDLEWARE": [
         "django.middleware.security.SecurityMiddleware",
@@ -203,7 +204,9 @@ _SITE: Mapping[str, Any] = {
     "USE_I18N": False,
     "EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend",
     "STATIC_URL": "/static/",
-    "LOGIN_URL": "/admin/login/",
+    "LOGIN_URL": "/login/",
+    "LOGIN_REDIRECT_URL": "/",
+    "LOGOUT_REDIRECT_URL": "/login/",
     # The program that serves says where log lines go.
     "LOGGING_CONFIG": None,
     "DATA_UPLOAD_MAX_MEMORY_SIZE": MAX_BODY_BYTES,

@@ -30,7 +30,10 @@ MAIL_VARIABLE = "JOB_RUNNER_MAIL"
 LOOPBACK = "127.0.0.1"
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
-_NEEDED = ("cronsim", "django", "rest_framework", "drf_spectacular", "wsproto")
+_NEEDED = (
+    *("cronsim", "django", "drf_spectacular", "markdown_it"),
+    *("rest_framework", "wsproto"),
+)
 _PORT_HELP = "port for %s (default %%(default)s; 0: any free one)"
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from job_runner_worker.private_files import PRIVATE
+from job_runner_worker.private_files import PrivateFolder
 
 PAUSED = "paused"
 _log = logging.getLogger(__name__)
@@ -86,8 +86,7 @@ class Admission:
 
 def pause(spool_path: Path) -> None:
     """Let no new run be claimed from now on. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-    os.close(os.open(spool_path / PAUSED, flags, PRIVATE))
+    PrivateFolder(spool_path).write(PAUSED, b"")
 
 
 def resume(spool_path: Path) -> None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from job_runner_worker.errors import JobRunnerError, RunFolderError
-from job_runner_worker.private_files import remove_tree, write_atomically
+from job_runner_worker.private_files import read_file, remove_tree, write_atomically
 from job_runner_worker.reported_steps import forget_refusals
 from job_runner_worker.run_folder import DONE_SUFFIX, read_note
 
@@ -138,7 +138,7 @@ def _first_part(name: str) -> str:
 
 def _about(path: Path) -> dict[str, object]:
     with contextlib.suppress(OSError, ValueError):
-        about = json.loads((path / REASON).read_bytes())
+        about = json.loads(read_file(path / REASON))
         if isinstance(about, dict):
             return about
     return {}

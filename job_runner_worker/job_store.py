@@ -28,7 +28,7 @@ from job_runner_worker.errors import JobRunnerError
 from job_runner_worker.job_files import JobFolders
 from job_runner_worker.job_request import JobRequest
 from job_runner_worker.models import FIRST_OWN_ID
-from job_runner_worker.private_files import remove_tree, write_atomically
+from job_runner_worker.private_files import read_file, remove_tree, write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class JobStore:
         """Read what an earlier worker has left. Raises OSError."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError, ValueError):
-            self._last_id = int((self.path / "last_id").read_text("ascii"))
+            self._last_id = int(read_file(self.path / "last_id"))
         numbered = (each for each in self.path.iterdir() if each.name.isdigit())
         for folder in sorted(numbered, key=lambda each: int(each.name)):
             self._last_id = max(self._last_id, int(folder.name))
@@ -211,7 +211,7 @@ class JobStore:
 
 
 def _read_job(folder: Path) -> LaunchedJob:
-    found = json.loads((folder / "job.json").read_bytes())
+    found = json.loads(read_file(folder / "job.json"))
     known = {each.name for each in fields(LaunchedJob)}
     if found["id"] != int(folder.name):
         raise ValueError(f"it is about job {found['id']}: a copied folder?")

@@ -7,9 +7,11 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 from job_runner_worker import log_window, redaction
+from job_runner_worker.private_files import PrivateFolder
 from job_runner_worker.redaction import Redactor
 
 PUNCH_MARGIN_BYTES = 1024 * 1024
@@ -22,8 +24,13 @@ _FALLOC_FL_PUNCH_HOLE = 0x02
 class OutputFile:
     """The file to which a run's relay appends, as the worker sees it."""
 
-    def __init__(self, path: Path, max_log_bytes: int) -> None:
+    def __init__(
+        self, path: Path, max_log_bytes: int, folder: PrivateFolder | None = None
+    ) -> None:
+        """``folder``: that of the path, where somebody holds it."""
         self.path = path
+        self._name = path.name
+        self._folder = folder or PrivateFolder(path.parent)
         self._max_log_bytes = max_log_bytes
         self._punched_to = 0
         self.redactor: Redactor | None = None
@@ -32,7 +39,7 @@ class OutputFile:
     def size(self) -> int:
         """Return the bytes printed so far; 0 where there is no file."""
         try:
-            return self.path.stat().st_size
+            return self._folder.stat(self._name).st_size
         except FileNotFoundError:
             return 0
 
@@ -40,7 +47,7 @@ class OutputFile:
         """Return the log of the first ``end`` bytes: at most max_log_bytes are read."""
         kept = log_window.window(end, self._max_log_bytes)
         try:
-            file = self.path.open("rb", buffering=0)
+            file = self._open(os.O_RDONLY)
         except FileNotFoundError:
             return ""
         with file:
@@ -59,6 +66,11 @@ class OutputFile:
                 length = end - kept.tail_start
                 tail = os.pread(file.fileno(), length, kept.tail_start)
         return log_window.text(head, tail, complete=complete)
+
+    def _open(self, flags: int) -> FileIO:
+        # A FIFO in its place would be waited for.
+        descriptor = self._folder.open(self._name, flags | os.O_NONBLOCK)
+        return FileIO(descriptor, "rb" if flags == os.O_RDONLY else "r+b")
 
     def _redacted(
         self, descriptor: int, kept: log_window.Window, end: int, redactor: Redactor
@@ -80,7 +92,7 @@ class OutputFile:
         left-over children have printed since may be much. Holes are passed over.
         """
         try:
-            file = self.path.open("rb", buffering=0)
+            file = self._open(os.O_RDONLY)
         except FileNotFoundError:
             return None
         with file:
@@ -99,7 +111,7 @@ class OutputFile:
         Raises OSError where it cannot take it.
         """
         try:
-            file = self.path.open("r+b", buffering=0)
+            file = self._open(os.O_RDWR)
         except FileNotFoundError:
             return
         with file:

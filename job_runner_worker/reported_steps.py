@@ -9,7 +9,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from job_runner_worker.private_files import append, read_file, write_atomically
+from job_runner_worker.private_files import PrivateFolder
 
 NAME = "reported.json"
 _REFUSED = "refused"
@@ -18,8 +18,8 @@ _REFUSED = "refused"
 class ReportedSteps:
     """The steps of one run that need not be told any more, and to whom."""
 
-    def __init__(self, folder_path: Path) -> None:
-        self._path = folder_path / NAME
+    def __init__(self, folder: PrivateFolder) -> None:
+        self._folder = folder
         self._acknowledged: set[tuple[str, str]] = set()
         self._refused: set[tuple[str, str]] = set()
         self._unwritten: list[tuple[str, ...]] = []
@@ -36,7 +36,7 @@ class ReportedSteps:
     def read(self) -> None:
         """Take over what an earlier worker has written."""
         with contextlib.suppress(FileNotFoundError):
-            for line in read_file(self._path).splitlines():
+            for line in self._folder.read(NAME).splitlines():
                 # A torn line costs a repeated report, nothing else.
                 with contextlib.suppress(ValueError, TypeError, RecursionError):
                     reporter, step, *refused = map(str, json.loads(line))
@@ -59,14 +59,14 @@ class ReportedSteps:
         Each begins with its line end, so that a torn one before it stays alone.
         """
         lines = "".join(f"\n{json.dumps(step)}" for step in self._unwritten)
-        append(self._path, lines.encode(), create=True)
+        self._folder.append(NAME, lines.encode(), create=True)
         self._unwritten.clear()
 
 
 def forget_refusals(folder_path: Path) -> None:
     """Let what was refused be told again by the next worker. Raises OSError."""
-    path = folder_path / NAME
+    folder = PrivateFolder(folder_path)
     with contextlib.suppress(FileNotFoundError):
-        lines = path.read_bytes().splitlines()
+        lines = folder.read(NAME).splitlines()
         kept = [line for line in lines if f'"{_REFUSED}"'.encode() not in line]
-        write_atomically(path, b"\n".join(kept))
+        folder.write_atomically(NAME, b"\n".join(kept))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import stat
 from collections.abc import Iterator
@@ -22,11 +21,11 @@ from job_runner_worker.models import Outcome, Run
 from job_runner_worker.output_file import OutputFile
 from job_runner_worker.private_files import (
     MAX_FILE_BYTES,
-    PRIVATE,
-    append,
+    OTHERS,
+    PrivateFolder,
+    make_private,
     read_file,
     remove_tree,
-    write_file,
 )
 from job_runner_worker.reported_steps import ReportedSteps
 from job_runner_worker.run_note import FORMAT as FORMAT
@@ -38,7 +37,15 @@ _EXIT_STATUS_BYTES = 4
 _PID_BYTES = 64
 _MAX_PID = 2**31 - 1
 _MAX_EXIT_STATUS = 255
-_FILES = ("reported.json", "began", "pid", "exit_status", "output", "script")
+_FILES = (
+    "run.json",
+    "reported.json",
+    "began",
+    "pid",
+    "exit_status",
+    "output",
+    "script",
+)
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 _log = logging.getLogger(__name__)
 
@@ -66,8 +73,9 @@ class RunFolder:
     def __init__(self, path: Path, note: Note) -> None:
         self.path = path
         self.note = note
-        self.output = OutputFile(path / "output", note.max_log_bytes)
-        self._reported = ReportedSteps(path)
+        self.files = PrivateFolder(path)
+        self.output = OutputFile(path / "output", note.max_log_bytes, self.files)
+        self._reported = ReportedSteps(self.files)
         self._searched_bytes = 0
         self._end: int | None = None
 
@@ -76,14 +84,17 @@ class RunFolder:
         """Make a folder for a run that is about to be claimed: whole or not at all."""
         unfinished = path.with_name(path.name + NEW_SUFFIX)
         unfinished.mkdir(mode=0o700)
+        folder = cls(path, note)
         try:
-            write_file(unfinished / "run.json", run_note.encode(note))
+            folder.files.hold(unfinished)
+            folder.files.write("run.json", run_note.encode(note))
             unfinished.rename(path)
         except OSError:
             # Else the run could not be offered again.
+            folder.files.close()
             remove_tree(unfinished)
             raise
-        return cls(path, note)
+        return folder
 
     @classmethod
     def load(cls, path: Path) -> RunFolder:
@@ -138,22 +149,22 @@ class RunFolder:
         self.note = replace(self.note, **changes)  # type: ignore[arg-type]
         with self._tolerance("run.json"):
             content = run_note.encode_changes(changes)
-            append(self.path / "run.json", content, create=False)
+            self.files.append("run.json", content, create=False)
 
     def prepare(self, script: bytes) -> None:
         """Make everything that the shim expects. May be repeated."""
-        write_file(self.script_path, script)
+        self.files.write("script", script)
         for name, length in (
             ("output", 0),
-            # Written at their full size now, so that a full disk cannot lose them.
+            # Written at their full size now, so that a full disk cannot lose them; and
+            # completed, not written again, where it was full the first time.
             ("exit_status", _EXIT_STATUS_BYTES),
             ("pid", _PID_BYTES),
         ):
-            self._create(name, b" " * length)
-        for path in (self.work_path, self.temporary_path):
-            path.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkfifo(self.bell_path, PRIVATE)
+            self.files.complete(name, b" " * length)
+        for name in ("work", "tmp"):
+            self.files.make_folder(name)
+        self.files.make_fifo("bell")
 
     def shim(self) -> ProcessId | None:
         """Return the shim that began this run, None if none has.
@@ -257,6 +268,7 @@ class RunFolder:
 
         Raises OSError where a script left something that cannot be removed.
         """
+        self.files.close()
         done = self.path.with_name(self.path.name + DONE_SUFFIX)
         self.path.rename(done)
         remove_tree(done)
@@ -265,15 +277,22 @@ class RunFolder:
         """Refuse a folder in which something stands in the place of a file.
 
         Who opened a FIFO would wait for ever; a link leads to somebody else's file.
+        What others might read is made private.
         """
+        # A script that runs as another user may pass through by its group.
+        opened = [self.path] if make_private(self.path, 0o710) else []
         kinds = dict.fromkeys(_FILES, stat.S_ISREG) | {"bell": stat.S_ISFIFO}
         for name, is_right in kinds.items():
             with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(self.path / name)
+                status = self.files.stat(name)
                 if not is_right(status.st_mode):
                     raise RunFolderError(f"{self.path}/{name} is no file of a worker's")
                 if name != "output" and status.st_size > MAX_FILE_BYTES:
                     raise RunFolderError(f"{self.path}/{name} is too large")
+                if status.st_mode & OTHERS and make_private(self.path / name):
+                    opened.append(self.path / name)
+        for path in opened:
+            _log.warning("%s was open to others: made private", path)
 
     @contextlib.contextmanager
     def _tolerance(self, name: str) -> Iterator[None]:
@@ -289,22 +308,16 @@ class RunFolder:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return read_file(self.path / name)
+            return self.files.read(name)
         except FileNotFoundError:
             return None
 
     def _modified_at(self, name: str) -> datetime:
-        modified = (self.path / name).stat().st_mtime
+        modified = self.files.stat(name).st_mtime
         try:
             return datetime.fromtimestamp(modified, UTC)
         except (ValueError, OverflowError):
             return datetime.now(UTC)  # the year 30000 is nobody's clock
-
-    def _create(self, name: str, content: bytes) -> None:
-        # Not written again, but completed: the disk may have been full the first time.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with open(os.open(self.path / name, flags, PRIVATE), "ab") as file:
-            file.write(content[file.tell() :])
 
 
 def read_note(path: Path) -> Note:

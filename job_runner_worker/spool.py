@@ -21,10 +21,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from job_runner_worker import spool_access
 from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedError
 from job_runner_worker.failed_folders import FAILED, FailedFolders
 from job_runner_worker.ledger import Ledger
-from job_runner_worker.private_files import read_file, remove_tree, write_atomically
+from job_runner_worker.private_files import (
+    PrivateFolder,
+    read_file,
+    remove_tree,
+    write_atomically,
+)
 from job_runner_worker.run_folder import (
     DONE_SUFFIX,
     NEW_SUFFIX,
@@ -63,8 +69,9 @@ class Spool:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.chmod(0o700)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            spool_access.check(self.path)
+            files = PrivateFolder(self.path)
+            self._lock = files.open("lock", os.O_RDWR | os.O_CREAT)
             self._take_lock(self._lock)
             self._check_owner()
         except OSError as error:
@@ -192,7 +199,7 @@ def without_worker(path: Path) -> Iterator[None]:
     Raises SpoolLockedError where a worker has it, SpoolError where there is none.
     """
     try:
-        lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        lock = PrivateFolder(path).open("lock", os.O_RDONLY)
     except OSError as error:
         raise SpoolError(
             f"no spool can be read at spool_path {path} ({error.strerror}): has a "

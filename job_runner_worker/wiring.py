@@ -36,6 +36,7 @@ from job_runner_worker.sources.launcher import LauncherOptions, LauncherSource
 from job_runner_worker.sources.launcher_callers import Callers
 from job_runner_worker.sources.launcher_http import LauncherDoor, listen
 from job_runner_worker.spool import Spool
+from job_runner_worker.spool_access import FOR_OTHER_USERS
 from job_runner_worker.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ def build_executor(
     )
     if settings.run_as_users:
         # Those users pass through to the folders of their runs; nobody may list it.
-        spool.path.chmod(0o711)
+        spool.path.chmod(FOR_OTHER_USERS)
     return LocalExecutor(options, cgroups)
 
 

@@ -255,7 +255,7 @@ class Worker:
         """Go on with a run of which there is a folder and that nobody has in hand."""
         run_id, name = folder.note.run_id, folder.note.source
         for source in self._sources:
-            if source.name == name:
+            if source.takes_up(name):
                 self._spawn(self._run_folder, self._register(run_id, source), folder)
                 return
         _log.error(

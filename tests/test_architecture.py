@@ -47,6 +47,7 @@ CONTRACTS = ("*.base", "central_api")
 FOLDER = (
     "output_file",
     "private_files",
+    "spool_access",
     "reported_steps",
     "run_folder",
     "run_note",
@@ -97,7 +98,7 @@ LAYERS = {
     ),
     "parts": Layer(
         ("api", "spool", "claims", "worker_log", "systemd", "sources.*", "reporters.*"),
-        BELOW_PARTS,
+        (*BELOW_PARTS, "sources.central"),
     ),
     "core": Layer(CORE, (*BELOW_PARTS, *CORE, "spool")),
     "testing": Layer(("testing", "testing.*"), (*BELOW_PARTS, "testing", "testing.*")),

@@ -157,9 +157,8 @@ def test_the_readme_says_which_exit_codes_there_are() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pages_parse_without_a_warning(name: str) -> None:
-    core = pytest.importorskip(
-        "docutils.core", reason="the markup is not checked: pip install docutils"
-    )
+    from docutils import core
+
     text = text_of(name)
     for path in MADE_LATER:
         if not path.exists():

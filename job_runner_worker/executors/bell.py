@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from pathlib import Path
 
 from gevent.socket import wait_read
+
+from job_runner_worker.private_files import PrivateFolder
 
 _ENDED = b"ended"
 _TIME = re.compile(rb"(\d+)m(\d+)[.,](\d+)s")
@@ -22,15 +23,13 @@ class Bell:
     status: its file may have no place.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises OSError where there is no such FIFO."""
+    def __init__(self, folder: PrivateFolder) -> None:
+        """Raises OSError where there is no such FIFO in the run folder."""
         self.exit_status: int | None = None
         """The script's exit status, None while it has not been heard."""
         self.cpu_seconds: float | None = None
         """What the script used, with those it waited for; None as above."""
-        self._descriptor: int | None = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        )
+        self._descriptor: int | None = folder.open("bell", os.O_RDONLY | os.O_NONBLOCK)
 
     def listen(self, timeout_seconds: float | None = None) -> bool:
         """Wait until it rings or the time is over; return False if it never will.

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job_runner_worker.errors import StartError
-from job_runner_worker.private_files import write_atomically
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.run_options import RunOptions
 
@@ -90,7 +89,7 @@ def prepare(launch: Launch, options: RunOptions, folder: RunFolder) -> None:
     ]
     text = "".join([*lines, f'exec "$@" <{NOTHING_TO_READ}\n'])
     # One compound command is read as a whole before any of it is done.
-    write_atomically(folder.path / _FILE, f"{{\n{text}}}\n".encode())
+    folder.files.write_atomically(_FILE, f"{{\n{text}}}\n".encode())
 
 
 def cgroup_limits(options: RunOptions) -> Mapping[str, tuple[str, str]]:

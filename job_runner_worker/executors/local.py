@@ -58,6 +58,13 @@ class LocalExecutor:
 
     def start(self, run: Run, folder: RunFolder) -> LocalExecution:
         """Begin the script. See executors.base.Executor."""
+        try:
+            return self._start(run, folder)
+        except StartError:
+            folder.files.close()
+            raise
+
+    def _start(self, run: Run, folder: RunFolder) -> LocalExecution:
         script = shebang.script_bytes(run.script)
         options = run_options.effective(
             run_options.of_script(run.script),

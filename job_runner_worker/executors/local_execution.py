@@ -58,7 +58,8 @@ class LocalExecution:
         self._watcher: gevent.Greenlet[..., None] | None = None
         self._timer: gevent.Greenlet[..., None] | None = None
         # Opened before the shim is looked at: what it says from now on is heard.
-        self._bell = Bell(folder.bell_path)
+        folder.files.hold()
+        self._bell = Bell(folder.files)
 
     @property
     def native_id(self) -> int | None:
@@ -119,6 +120,7 @@ class LocalExecution:
         if self._watcher is not None:
             self._watcher.kill()
         self._bell.close()
+        self._folder.files.close()
 
     def _time_out(self) -> None:
         limit_seconds = self._folder.note.timeout_seconds

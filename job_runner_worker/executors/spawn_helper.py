@@ -77,7 +77,7 @@ def _set_signals() -> None:
 
 
 def _spawn(request: dict[str, Any]) -> int:
-    descriptors = [os.open(f"{request['folder']}/bell", os.O_RDWR)]
+    descriptors = [os.open(f"{request['folder']}/bell", os.O_RDWR | os.O_NOFOLLOW)]
     try:
         descriptors += os.pipe()
         if request["output_owner"] >= 0:

@@ -15,6 +15,7 @@ import gevent
 _IN_MODIFY = 0x00000002
 _IN_Q_OVERFLOW = 0x00004000
 _IN_IGNORED = 0x00008000
+_IN_DONT_FOLLOW = 0x02000000
 _IN_ONESHOT = 0x80000000
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 64 * 1024
@@ -50,7 +51,9 @@ class WriteWatch:
         if self._descriptor is None:
             return None
         number = _libc.inotify_add_watch(
-            self._descriptor, os.fsencode(path), _IN_MODIFY | _IN_ONESHOT
+            self._descriptor,
+            os.fsencode(path),
+            _IN_MODIFY | _IN_ONESHOT | _IN_DONT_FOLLOW,
         )
         if number < 0:
             return None

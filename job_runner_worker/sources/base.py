@@ -50,6 +50,10 @@ class Source:
     offer_ttl_seconds: float | None = None
     """How long an offer stands while every slot is taken; None: as configured."""
 
+    def takes_up(self, name: str) -> bool:
+        """Return whether runs from a source of this name are this one's, too."""
+        return name == self.name
+
     def commands(self) -> Iterator[Command]:
         """Yield orders until `close` is called. Called once."""
         raise NotImplementedError

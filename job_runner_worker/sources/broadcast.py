@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
 
 import gevent
 import zmq.green as zmq
@@ -16,35 +14,13 @@ from zmq.utils.monitor import recv_monitor_message
 
 from job_runner_worker import protocol
 from job_runner_worker.errors import ProtocolError
-from job_runner_worker.models import Command, Kill, Run
-from job_runner_worker.sources.base import Offer, Source
+from job_runner_worker.models import Command
+from job_runner_worker.sources.central import CentralSource, Claims
 
 OVERLAP_SECONDS = 5.0
 """How long two connections stay open at a reconnect, so that nothing is missed."""
 _HEARTBEAT_PATIENCE = 3
 _log = logging.getLogger(__name__)
-
-
-class Claims(Protocol):
-    """The part of claims.CentralClaims that a source of central orders needs."""
-
-    def look(self, run_id: int, *, patient: bool) -> Offer:
-        """See sources.base.Source."""
-
-    def claim(self, offer: Offer, at: datetime) -> bool:
-        """See sources.base.Source."""
-
-    def fetch(self, offer: Offer) -> Run:
-        """See sources.base.Source."""
-
-    def unfinished(self) -> list[Offer]:
-        """See sources.base.Source."""
-
-    def hand_back(self, offer: Offer) -> None:
-        """See sources.base.Source."""
-
-    def kill_target(self, order: Kill) -> int | None:
-        """See sources.base.Source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +33,14 @@ class BroadcastOptions:
     reconnect_after_inactivity_seconds: float
 
 
-class BroadcastSource(Source):
+class BroadcastSource(CentralSource):
     """Subscribes to the central broadcaster; claims over REST."""
 
     name = "broadcast"
 
     def __init__(self, options: BroadcastOptions, claims: Claims) -> None:
+        super().__init__(claims)
         self._options = options
-        self._claims = claims
         self._context = zmq.Context()
         self._current: zmq.Socket[bytes] | None = None
         self._previous: zmq.Socket[bytes] | None = None
@@ -92,30 +68,6 @@ class BroadcastSource(Source):
     def wait_until_listening(self) -> None:
         """Return when the broadcaster has taken the first connection."""
         self._listening.wait()
-
-    def look(self, run_id: int, *, patient: bool = False) -> Offer:
-        """See sources.base.Source."""
-        return self._claims.look(run_id, patient=patient)
-
-    def claim(self, offer: Offer, at: datetime) -> bool:
-        """See sources.base.Source."""
-        return self._claims.claim(offer, at)
-
-    def fetch(self, offer: Offer) -> Run:
-        """See sources.base.Source."""
-        return self._claims.fetch(offer)
-
-    def unfinished(self) -> list[Offer]:
-        """See sources.base.Source."""
-        return self._claims.unfinished()
-
-    def hand_back(self, offer: Offer) -> None:
-        """See sources.base.Source."""
-        self._claims.hand_back(offer)
-
-    def kill_target(self, order: Kill) -> int | None:
-        """See sources.base.Source."""
-        return self._claims.kill_target(order)
 
     def close(self) -> None:
         """See sources.base.Source."""

@@ -192,6 +192,7 @@ def test_a_failed_start_leaves_no_descriptor_in_the_worker(local):
     [helper] = spawn_helpers() - others
     assert local.start("#!/bin/true\n", executor).end().success
     folder = local.folder("#!/bin/true\n")
+    folder.files.close()
     before = descriptors()
     resource.prlimit(helper.pid, resource.RLIMIT_NOFILE, (5, 5))
     for _ in range(3):

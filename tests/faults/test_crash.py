@@ -65,6 +65,13 @@ class Ordeal:
         self._to_be_killed: dict[int, float] = {}
         self._next: dict[str, float] = {}
 
+    @property
+    def faults(self) -> int:
+        """How many processes were killed, connections cut and orders repeated."""
+        workers, relay = self.workers, self._relay
+        deaths = workers.kills + workers.helper_kills + self.server.lives - 1
+        return deaths + relay.restarts + relay.repeats
+
     def make_jobs(self) -> None:
         for kind in KINDS:
             script = kind.script(self.ledger.path)
@@ -161,9 +168,9 @@ def test_whatever_is_killed_or_lost_each_run_runs_once_and_is_reported_as_it_was
             "server kills": server.lives - 1,
             "broadcaster restarts": relay.restarts,
             "orders repeated": relay.repeats,
-            **{
-                f"requests: {name}": proxy.counts[name] for name in sorted(proxy.counts)
-            },
+            "requests spoilt": proxy.counts.total(),
+            **{f"  {name}": proxy.counts[name] for name in sorted(proxy.counts)},
+            "faults injected": ordeal.faults + proxy.counts.total(),
             **count_headings(wrong),
             "leftovers": len(left),
             "wall seconds": round(time.monotonic() - began),

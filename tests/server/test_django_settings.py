@@ -43,9 +43,8 @@ def test_a_refusal_does_not_tell_the_password(tmp_path):
     assert "hunter2" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_sqlite_is_durable_and_does_not_wait_long(database):
-    if database.kind != "sqlite":
-        pytest.skip("for SQLite")
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -61,9 +60,8 @@ def test_sqlite_is_durable_and_does_not_wait_long(database):
     }
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_transactions_take_the_lock_at_once(database):
-    if database.kind != "sqlite":
-        pytest.skip("for SQLite")
     import sqlite3
 
     from django.db import transaction

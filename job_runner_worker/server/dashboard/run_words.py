@@ -57,10 +57,10 @@ def in_words(seconds: float) -> str:
     """Return a duration in its two largest units.
 
     >>> [in_words(each) for each in (0.04, 3.21, 75, 3600, 90061)]
-    ['0.04 s', '3.2 s', '1 min 15 s', '1 h', '1 d 1 h']
+    ['40 ms', '3.2 s', '1 min 15 s', '1 h', '1 d 1 h']
     """
     if seconds < 1:
-        return f"{seconds:.2g} s"
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

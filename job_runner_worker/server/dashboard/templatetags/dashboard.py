@@ -71,7 +71,7 @@ def ticking(since: datetime | None) -> SafeString | str:
     return format_html(
         '<span class="ticking" data-seconds="{}">{}</span>',
         f"{seconds:.1f}",
-        in_words(round(seconds)),
+        in_words(max(round(seconds), 1)),
     )
 
 

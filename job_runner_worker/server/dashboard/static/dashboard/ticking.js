@@ -28,5 +28,5 @@ export function inWords(seconds) {
     if (number || parts.length) parts.push([number, unit]);
   }
   const shown = parts.slice(0, 2).filter(([number]) => number);
-  return shown.length ? shown.map((each) => each.join(" ")).join(" ") : "0 s";
+  return shown.map((each) => each.join(" ")).join(" ") || "0 s";
 }

@@ -61,14 +61,6 @@ def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
         systemd.step_aside(os.environ)
         worker, contacts = build_worker(settings, spool, os.environ)
         control = Control(spool.path, Console(worker, spool, contacts).answer)
-        _log.info(
-            "job_runner_worker %s: key %s, API %s, spool %s, %d slots",
-            __version__,
-            settings.api_key,
-            settings.api_base_url,
-            settings.spool_path,
-            settings.concurrent_jobs,
-        )
         control.open()
         Daemon(
             worker,

@@ -53,7 +53,9 @@ FOLDER = (
     "run_folder",
     "run_note",
     "run_usage",
+    "shim_lines",
     "failed_folders",
+    "kill_notes",
     "job_files",
     "job_store",
 )

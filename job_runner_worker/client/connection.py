@@ -95,15 +95,15 @@ class PersonClient(ApiClient):
                 os.EX_NOPERM,
             )
 
-    def identify(self, method: str, target: str, body: bytes) -> dict[str, Any]:
+    def identify(self, method: str, target: str, body: bytes) -> dict[str, bytes]:
         """Send the session's cookie instead of a signature."""
         cookie = f"csrftoken={self._csrf_token}"
         if self._session_key:
             cookie += f"; sessionid={self._session_key}"
         return {
-            "Cookie": cookie,
-            "X-CSRFToken": self._csrf_token,
-            "Referer": self._base_url + "/",
+            "Cookie": cookie.encode(),
+            "X-CSRFToken": self._csrf_token.encode(),
+            "Referer": f"{self._base_url}/".encode(),
         }
 
 

@@ -43,6 +43,7 @@ PURE = (
     "redaction",
     "mac",
     "job_request",
+    "shebang_line",
 )
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (

@@ -33,6 +33,7 @@ from job_runner_worker.server.parts import (
     WEB,
 )
 from job_runner_worker.server.planner import Planner
+from job_runner_worker.server.retention import Retention
 from job_runner_worker.server.serve import EVENTS_PATH, Ports
 from job_runner_worker.server.websocket import (
     Environ,
@@ -61,7 +62,13 @@ class Server:
     mail that it has written.
     """
 
-    def __init__(self, bind: str, ports: Ports, parts: Collection[str] = PARTS) -> None:
+    def __init__(
+        self,
+        bind: str,
+        ports: Ports,
+        retention: Retention,
+        parts: Collection[str] = PARTS,
+    ) -> None:
         self.ports = ports
         self._bind = bind
         self._sockets = EventSockets()
@@ -73,6 +80,7 @@ class Server:
             (EVENTS, self._hub),
             (BROADCASTER, self._broadcaster),
             (HEALTH, HealthCheck()),
+            (HEALTH, retention),
             (PLANNER, Planner()),
         ):
             if name in parts:

@@ -20,7 +20,7 @@ from typing import Any
 from job_runner_worker import __version__, data_folder, worker_log
 from job_runner_worker.data_folder import DataFolder, write_json
 from job_runner_worker.errors import ConfigError
-from job_runner_worker.server import parts, preparation, upkeep
+from job_runner_worker.server import parts, preparation, proxy, upkeep
 from job_runner_worker.server.preparation import (
     DATABASE_VARIABLE as DATABASE_VARIABLE,
 )
@@ -29,7 +29,10 @@ from job_runner_worker.server.preparation import MAIL_VARIABLE as MAIL_VARIABLE
 
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
-_NEEDED = ("cronsim", "django", "rest_framework", "drf_spectacular", "wsproto")
+_NEEDED = (
+    *("axes", "cronsim", "django", "drf_spectacular", "markdown_it"),
+    *("rest_framework", "wsproto"),
+)
 _PORT_HELP = "port for %s (default %%(default)s; 0: any free one)"
 _log = logging.getLogger(__name__)
 
@@ -112,6 +115,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of jobs that have none of their own, such as Europe/Amsterdam (default"
         " %(default)s)",
     )
+    proxy.add_arguments(parser)
+    upkeep.add_retention(parser)
     for name, port, what in (
         ("http", 8000, "the REST API and the dashboard"),
         ("broadcast", 5556, "orders to workers"),
@@ -188,13 +193,19 @@ def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
     import gevent
     import gevent.event
 
+    from job_runner_worker.server import retention
     from job_runner_worker.server.composition import Server
 
     stop = gevent.event.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
     only = arguments.only
-    server = Server(arguments.bind, ports_of(arguments), only or parts.PARTS)
+    server = Server(
+        arguments.bind,
+        ports_of(arguments),
+        retention.of(arguments),
+        only or parts.PARTS,
+    )
     try:
         server.start()
         _publish_addresses(folder, arguments.bind, server.ports, only)

@@ -94,7 +94,10 @@ class CentralClaims:
 
     def claim(self, offer: Offer, at: datetime) -> bool:
         """Claim a run, in one try. See sources.base.Source."""
-        fields = {"enqueue_dts": str(at), "worker": self.worker_uri()}
+        return self._claim(offer, at, {})
+
+    def _claim(self, offer: Offer, at: datetime, more: Mapping[str, str]) -> bool:
+        fields = {"enqueue_dts": str(at), "worker": self.worker_uri(), **more}
         try:
             if offer.is_seen:
                 self._api.patch(offer.uri, fields, patient=False)
@@ -113,13 +116,15 @@ class CentralClaims:
         if found is None:
             raise ApiError("the server takes no such claim any more", transient=True)
         job, log_uri = found.get("job"), found.get("run_log")
-        if isinstance(job, dict):
-            seen = replace(
-                offer,
-                job_uri=_uri(job, "resource_uri", offer.uri),
-                log_uri=log_uri if isinstance(log_uri, str) else None,
-            )
-            self._brought[offer.run_id] = _run(seen, job)
+        # It is claimed: what is wrong with the rest, `fetch` will find out.
+        with contextlib.suppress(ApiError):
+            if isinstance(job, dict):
+                seen = replace(
+                    offer,
+                    job_uri=_uri(job, "resource_uri", offer.uri),
+                    log_uri=log_uri if isinstance(log_uri, str) else None,
+                )
+                self._brought[offer.run_id] = _run(seen, job)
 
     def fetch(self, offer: Offer) -> Run:
         """Return a run with its job's script. See sources.base.Source."""
@@ -137,16 +142,21 @@ class CentralClaims:
         All pages are read before the caller changes anything: a change would move
         later runs to an earlier page.
         """
+        return [offer for offer, _ in self._unfinished()]
+
+    def _unfinished(self) -> list[tuple[Offer, dict[str, Any]]]:
+        """Return these runs, and with each what the server says of it."""
         own_uri = self.worker_uri()
         key = quote(self._api_key, safe="")
         offers = []
         for state in ("in_queue", "started"):
             first = f"{self._paths.run}?state={state}&worker__api_key={key}"
             offers += [
-                self._offer(found, own_uri, path) for path, found in self._list(first)
+                (self._offer(found, own_uri, path), found)
+                for path, found in self._list(first)
             ]
         # A run that was reset meanwhile may be listed as queued though it has ended.
-        return [offer for offer in offers if not offer.ended]
+        return [each for each in offers if not each[0].ended]
 
     def _list(self, first: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the objects of a list, page after page, with the page's path."""

@@ -5,6 +5,7 @@
 <spool>/<run id>/    a run; see run_folder
 <spool>/parts/       what sources and reporters keep for themselves
 <spool>/failed/      what could not be read or reported; see failed_folders
+<spool>/kills/       kill requests under way that no run folder has; see kill_notes
 <spool>/paused       there while no run is to be claimed; see admission
 <spool>/control      the socket of the worker that is alive; see control
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from job_runner_worker import spool_access
 from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedError
 from job_runner_worker.failed_folders import FAILED, FailedFolders
+from job_runner_worker.kill_notes import KILLS, KillNotes
 from job_runner_worker.ledger import Ledger
 from job_runner_worker.private_files import (
     PrivateFolder,
@@ -43,7 +45,7 @@ FORMAT = 1
 LOCK_PATIENCE_SECONDS = 0.5
 """How long a worker waits for the lock: an operator's command has it for moments."""
 _LOCK_PAUSE_SECONDS = 0.02
-_NO_RUNS = (FAILED, "parts")
+_NO_RUNS = (FAILED, KILLS, "parts")
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,7 @@ class Spool:
     def __init__(self, path: Path, api_base_url: str, api_key: str) -> None:
         self.path = path
         self.failed = FailedFolders(path)
+        self.kill_notes = KillNotes(path)
         self.ledger = Ledger()
         self._owner = {
             "format": FORMAT,
@@ -61,18 +64,18 @@ class Spool:
         }
         self._lock: int | None = None
 
-    def open(self) -> None:
+    def open(self, patience_seconds: float = LOCK_PATIENCE_SECONDS) -> None:
         """Make the spool, lock it and check whose it is.
 
-        Raises SpoolLockedError where another worker has it, SpoolError where it
-        cannot be used.
+        Whoever has the lock is waited for as long as that. Raises SpoolLockedError
+        where another worker has it, SpoolError where it cannot be used.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             spool_access.check(self.path)
             files = PrivateFolder(self.path)
             self._lock = files.open("lock", os.O_RDWR | os.O_CREAT)
-            self._take_lock(self._lock)
+            self._take_lock(self._lock, patience_seconds)
             self._check_owner()
         except OSError as error:
             raise SpoolError(
@@ -158,8 +161,8 @@ class Spool:
         except OSError as error:
             _log.error("%s cannot be removed, remove it by hand: %s", path, error)
 
-    def _take_lock(self, lock: int) -> None:
-        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    def _take_lock(self, lock: int, patience_seconds: float) -> None:
+        deadline = time.monotonic() + patience_seconds
         while not _locks(lock, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 holder = _holder(lock)

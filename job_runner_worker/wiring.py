@@ -62,14 +62,6 @@ def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
         systemd.step_aside(os.environ)
         worker, contacts = build_worker(settings, spool, os.environ)
         control = Control(spool.path, Console(worker, spool, contacts).answer)
-        _log.info(
-            "job_runner_worker %s: key %s, API %s, spool %s, %d slots",
-            __version__,
-            settings.api_key,
-            settings.api_base_url,
-            settings.spool_path,
-            settings.concurrent_jobs,
-        )
         control.open()
         Daemon(
             worker,
@@ -139,7 +131,7 @@ def _add_central_server(
     batching = BatchingApi(api)
     claims = build_claims(settings, batching, batching)
     clocks: dict[str, Clock] = {"API": lambda: api.answered_at}
-    reporters.append(build_rest(settings, batching, claims))
+    reporters.append(build_rest(settings, batching, claims, batches=batching))
     if settings.channel_url is not None:
         channel = build_channel(settings, api, claims, pong)
         sources.append(channel)

@@ -43,6 +43,7 @@ PURE = (
     "redaction",
     "mac",
     "job_request",
+    "shebang_line",
 )
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
@@ -53,7 +54,9 @@ FOLDER = (
     "run_folder",
     "run_note",
     "run_usage",
+    "shim_lines",
     "failed_folders",
+    "kill_notes",
     "job_files",
     "job_store",
 )
@@ -67,6 +70,7 @@ CORE = (
     "admission",
     "departure",
     "kills",
+    "one_shot",
     "status",
     "console",
     "control",
@@ -99,6 +103,7 @@ LAYERS = {
         (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
     ),
     "api": Layer(("api",), (*BELOW_PARTS, "http_connections")),
+    "cron mode's questions": Layer(("polled_claims",), (*BELOW_PARTS, "claims")),
     "parts": Layer(
         (
             "http_connections",
@@ -141,7 +146,17 @@ LAYERS = {
         ),
     ),
     "roots": Layer(
-        ("wiring", "central_parts", "daemon", "doctor", "cli", "__main__"), ("*",)
+        (
+            "wiring",
+            "central_parts",
+            "cron",
+            "cron.*",
+            "daemon",
+            "doctor",
+            "cli",
+            "__main__",
+        ),
+        ("*",),
     ),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }

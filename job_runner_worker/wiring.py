@@ -129,9 +129,10 @@ def _add_central_server(
     """
     api = build_api(settings)
     batching = BatchingApi(api)
-    claims = build_claims(settings, batching, batching)
+    batches = batching if settings.batches else None
+    claims = build_claims(settings, batching, batches)
     clocks: dict[str, Clock] = {"API": lambda: api.answered_at}
-    reporters.append(build_rest(settings, batching, claims, batches=batching))
+    reporters.append(build_rest(settings, batching, claims, batches=batches))
     if settings.channel_url is not None:
         channel = build_channel(settings, api, claims, pong)
         sources.append(channel)

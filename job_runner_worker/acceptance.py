@@ -45,7 +45,9 @@ def accept(
     live.claiming(folder)
     # The answer of the one is not needed for the other, and mostly both are needed.
     fetching = gevent.spawn(_fetch, source, offer)
-    if not _claim(source, offer, at, deadline, spool):
+    is_ours = _claim(source, offer, at, deadline, spool)
+    if not is_ours:
+        live.may_be_claimed_late = is_ours is None
         fetching.kill()
         folder.remove()
         return False
@@ -91,6 +93,17 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
         _note_run(folder, _fetch(live.source, offer))
         live.claimed()
     return True
+
+
+def look_again(live: LiveRun) -> None:
+    """Hand a run back whose claim has arrived after it was given up.
+
+    Nobody would run it before the next start of the worker. Raises ApiError.
+    """
+    offer = live.source.look(live.id, patient=True)
+    if offer.holder is Holder.THIS_WORKER and not offer.ended:
+        live.source.hand_back(offer)
+        _log.warning("run %d: its claim had arrived late, offered again", live.id)
 
 
 def take_interrupted(
@@ -156,8 +169,12 @@ def _is_free(offer: Offer, spool: Spool) -> bool:
 
 def _claim(
     source: Source, offer: Offer, at: datetime, deadline: float, spool: Spool
-) -> bool:
-    """Claim until it is known whose the run is."""
+) -> bool | None:
+    """Claim until it is known whose the run is.
+
+    None: nobody's when it was last looked at, but a claim without an answer may still
+    arrive.
+    """
     for wait_seconds in backoff.waits():
         try:
             return source.claim(offer, at)
@@ -177,7 +194,7 @@ def _claim(
         if found.holder is not Holder.NOBODY:
             return found.holder is Holder.THIS_WORKER and not found.ended
         if time.monotonic() > deadline:
-            return False
+            return None
     raise AssertionError("the waits have no end")
 
 

@@ -70,6 +70,7 @@ CORE = (
     "admission",
     "departure",
     "kills",
+    "one_shot",
     "status",
     "console",
     "control",
@@ -102,6 +103,7 @@ LAYERS = {
         (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
     ),
     "api": Layer(("api",), (*BELOW_PARTS, "http_connections")),
+    "cron mode's questions": Layer(("polled_claims",), (*BELOW_PARTS, "claims")),
     "parts": Layer(
         (
             "http_connections",
@@ -143,7 +145,17 @@ LAYERS = {
         ),
     ),
     "roots": Layer(
-        ("wiring", "central_parts", "daemon", "doctor", "cli", "__main__"), ("*",)
+        (
+            "wiring",
+            "central_parts",
+            "cron",
+            "cron.*",
+            "daemon",
+            "doctor",
+            "cli",
+            "__main__",
+        ),
+        ("*",),
     ),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }

@@ -17,8 +17,8 @@ from job_runner_worker.server import notices
 from job_runner_worker.server.api_auth import visible
 from job_runner_worker.server.dashboard.access import changeable, page
 from job_runner_worker.server.dashboard.run_words import Look
-from job_runner_worker.server.health import SILENCE_SECONDS
 from job_runner_worker.server.models import Run, Worker, WorkerPool
+from job_runner_worker.server.pulse import SILENCE_SECONDS
 
 ANSWERS = Look("succeeded", "responsive")
 SILENT = Look("failed", "not responsive")

@@ -123,7 +123,7 @@ class Broadcaster:
 
     def _tick(self, newcomers: set[str]) -> float:
         """Send what is due; return after how many seconds something will be."""
-        asked_for, self._to_ping = self._to_ping & self.listening.keys(), set()
+        asked_for, self._to_ping = self._to_ping & self.listening, set()
         self._ping(newcomers | asked_for)
         if newcomers:
             # Whatever was sent to them before they listened is lost.

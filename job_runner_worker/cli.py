@@ -45,6 +45,7 @@ _COMMANDS = {
     "failed": ("list, retry or discard what was set aside", "operator.failed"),
     "pause": ("claim no new run", "operator.pause"),
     "resume": ("claim runs again", "operator.resume"),
+    "keygen": ("make keys that encrypt orders and events", "keygen"),
     "doctor": ("try out what a worker needs, line by line", "doctor"),
     "server": ("the central server", "server.serve"),
     "standalone": ("a central server and one worker", "server.standalone"),

@@ -11,11 +11,13 @@ from job_runner_worker import __version__, systemd
 from job_runner_worker.central_parts import (
     build_api,
     build_claims,
+    curve_keys,
     verify,
     worker_options,
 )
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
+from job_runner_worker.curve import zmq_address
 from job_runner_worker.daemon import Daemon
 from job_runner_worker.errors import SpoolError
 from job_runner_worker.executors import cgroup
@@ -114,20 +116,23 @@ def _add_central_server(
     """Add its parts; return when each of its sides was last heard."""
     api = build_api(settings)
     claims = build_claims(settings, api)
+    keys = curve_keys(settings)
     source = BroadcastSource(
         BroadcastOptions(
-            address=_zmq_address(
+            address=zmq_address(
                 settings.broadcaster_server_hostname, settings.broadcaster_server_port
             ),
             api_key=settings.api_key,
             heartbeat_seconds=settings.zmq_heartbeat_seconds,
             reconnect_after_inactivity_seconds=settings.reconnect_after_inactivity,
+            curve_keys=keys,
         ),
         claims,
     )
     events = EventReporter(
-        _zmq_address(settings.ws_server_hostname, settings.ws_server_port),
+        zmq_address(settings.ws_server_hostname, settings.ws_server_port),
         settings.zmq_heartbeat_seconds,
+        keys,
     )
     rest = RestReporter(
         api,
@@ -229,8 +234,3 @@ def build_executor(
         # Those users pass through to the folders of their runs; nobody may list it.
         spool.path.chmod(FOR_OTHER_USERS)
     return LocalExecutor(options, cgroups)
-
-
-def _zmq_address(hostname: str, port: int) -> str:
-    host = f"[{hostname}]" if ":" in hostname else hostname
-    return f"tcp://{host}:{port}"

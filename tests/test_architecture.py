@@ -23,6 +23,7 @@ class Layer:
 
 WORDS = (
     "errors",
+    "curve_keys",
     "models",
     "secret_file",
     "security_settings",
@@ -34,6 +35,7 @@ WORDS = (
     "ledger",
 )
 PURE = (
+    "curve",
     "protocol",
     "auth",
     "backoff",
@@ -77,6 +79,7 @@ LAYERS = {
         WORDS,
         (
             "errors",
+            "curve_keys",
             "models",
             "secret_file",
             "security_settings",
@@ -128,7 +131,8 @@ LAYERS = {
         ),
     ),
     "roots": Layer(
-        ("wiring", "central_parts", "daemon", "doctor", "cli", "__main__"), ("*",)
+        ("wiring", "central_parts", "daemon", "doctor", "keygen", "cli", "__main__"),
+        ("*",),
     ),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }
@@ -137,10 +141,12 @@ LAYERS = {
 ONLY_IN = {
     "cronsim": ("server.scheduling",),
     "zmq": (
+        "curve",
         "sources.broadcast",
         "reporters.events",
         "server.binding",
         "server.broadcaster",
+        "server.curve_guard",
         "server.event_hub",
         "testing.*",
     ),

@@ -24,6 +24,7 @@ from job_runner_worker import protocol
 from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.server import lifecycle, notices
 from job_runner_worker.server.binding import bind
+from job_runner_worker.server.curve_guard import ConnectionWatch, CurveGuard
 from job_runner_worker.server.health import PING_SECONDS
 from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
@@ -46,8 +47,16 @@ _log = logging.getLogger(__name__)
 class Broadcaster:
     """Binds XPUB and sends what workers have to know; `start` and `close` once each."""
 
-    def __init__(self, host: str, port: int, book: OfferBook | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        book: OfferBook | None = None,
+        guard: CurveGuard | None = None,
+    ) -> None:
         self.port = port
+        self._guard = guard
+        self._watch: ConnectionWatch | None = None
         self.listening: dict[str, datetime] = {}
         """The keys that somebody has subscribed to, and since when."""
         self._host = host
@@ -71,6 +80,8 @@ class Broadcaster:
         # No ZeroMQ heartbeats: original workers may be too old to understand them.
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_SECONDS)
+        if self._guard is not None:
+            self._watch = self._guard.protect(socket, "broadcaster")
         self.port = bind(socket, self._host, self.port, "--broadcast-port")
         self._socket = socket
         notices.subscribe(self._hear_notice)
@@ -81,6 +92,8 @@ class Broadcaster:
         if self._greenlet is not None:
             notices.unsubscribe(self._hear_notice)
             self._greenlet.kill()
+        if self._watch is not None:
+            self._watch.close()
         if self._socket is not None:
             self._socket.close(linger=LINGER_MILLISECONDS)
         self._context.term()

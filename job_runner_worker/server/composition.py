@@ -14,6 +14,7 @@ from job_runner_worker.models import Event, EventKind
 from job_runner_worker.server import notices
 from job_runner_worker.server.binding import listen
 from job_runner_worker.server.broadcaster import Broadcaster
+from job_runner_worker.server.curve_guard import CurveGuard
 from job_runner_worker.server.event_hub import EventHub
 from job_runner_worker.server.health import HealthCheck
 from job_runner_worker.server.http_server import HttpServer
@@ -33,12 +34,14 @@ _PUBLISHED = ("enqueued", "started", "returned")
 class Server:
     """HTTP, WebSocket, broadcaster, event hub, planner, health check and mail."""
 
-    def __init__(self, bind: str, ports: Ports) -> None:
+    def __init__(
+        self, bind: str, ports: Ports, guard: CurveGuard | None = None
+    ) -> None:
         self.ports = ports
         self._bind = bind
         self._sockets = EventSockets()
-        self._hub = EventHub(bind, ports.events, self._sockets.publish)
-        self._broadcaster = Broadcaster(bind, ports.broadcast)
+        self._hub = EventHub(bind, ports.events, self._sockets.publish, guard=guard)
+        self._broadcaster = Broadcaster(bind, ports.broadcast, guard=guard)
         self._health = HealthCheck()
         self._planner = Planner()
         self._mailer = Mailer()

@@ -89,6 +89,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         " `signature = sha256`, which cannot be replayed",
     )
     parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="encrypt orders and events, for workers whose keys stand in DIR/curve/"
+        "workers; original workers cannot connect then",
+    )
+    parser.add_argument(
         "--mail",
         metavar="URL",
         help="the mail server: smtp://host:port, smtps:// or smtp+starttls:// (default:"
@@ -224,10 +230,11 @@ def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
     stop = gevent.event.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
-    server = Server(arguments.bind, ports_of(arguments))
+    guard = _guard(folder) if arguments.curve else None
+    server = Server(arguments.bind, ports_of(arguments), guard=guard)
     try:
         server.start()
-        _publish_addresses(folder, arguments.bind, server.ports)
+        _publish_addresses(folder, arguments.bind, server.ports, guard)
         stop.wait()
         _log.info("stopping")
     finally:
@@ -259,7 +266,18 @@ def _close_database() -> None:
         connection.close_pool()
 
 
-def _publish_addresses(folder: DataFolder, bind: str, ports: Ports) -> None:
+def _guard(folder: DataFolder) -> Any:
+    from job_runner_worker.server.curve_guard import CurveGuard
+
+    guard = CurveGuard(folder.path)
+    guard.open()
+    print(f"For workers: curve_server_key = {guard.server_key}", flush=True)
+    return guard
+
+
+def _publish_addresses(
+    folder: DataFolder, bind: str, ports: Ports, guard: Any = None
+) -> None:
     """Say where the server is: to people, to the worker here, to the command line."""
     from django.db import close_old_connections
 
@@ -268,7 +286,7 @@ def _publish_addresses(folder: DataFolder, bind: str, ports: Ports) -> None:
 
     host = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(bind, bind)
     url = f"http://{bracketed(host)}:{ports.http}"
-    addresses = bootstrap.Addresses(url, host, ports.broadcast, ports.events)
+    addresses = bootstrap.Addresses(url, host, ports.broadcast, ports.events, guard)
     bootstrap.write_worker_ini(folder, addresses)
     bootstrap.write_client_json(folder, addresses)
     close_old_connections()

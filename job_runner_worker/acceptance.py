@@ -64,7 +64,8 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
     interrupted = _is_interrupted(folder)
     if folder.note.run is not None:
         live.claimed()
-        if folder.shim() is not None and not interrupted:
+        has_failed = folder.failure() is not None
+        if folder.shim() is not None and not (interrupted or has_failed):
             live.attach()
     offer = _look_patiently(live.source, live.id)
     lost = _why_lost(live, folder, offer, spool)

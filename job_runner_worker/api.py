@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -21,20 +22,23 @@ from requests.utils import requote_uri
 
 from job_runner_worker import __version__, auth, backoff
 from job_runner_worker.errors import ApiError
+from job_runner_worker.http_answer import Answer
+from job_runner_worker.http_connections import HttpConnections
 
-MAX_CONNECTIONS = 16
 MAX_RETRY_AFTER_SECONDS = 600.0
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """Ten times the largest that a server has reason to send: a page of runs, a script."""
-_CHUNK_BYTES = 64 * 1024
 _DONE = {"GET": 200, "PATCH": 202, "POST": 201}
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 _HEADERS = {
     "Accept": "application/json",
+    "Accept-Encoding": "identity",
     "Content-Type": "application/json",
     "User-Agent": f"job_runner_worker/{__version__}",
 }
-# ValueError: http.client's, for a chunk of less than no bytes.
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/_.?&=-]*")
+"""What nobody would quote."""
+# ValueError: what came is no HTTP.
 _NO_ANSWER = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -64,29 +68,6 @@ class ApiOptions:
     """Whether requests are signed in our own way, which cannot be replayed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Server:
-    """The way to the API: ``path`` is that of its URL, and is signed.
-
-    ``address`` stands before it in requests to a proxy, and is empty without one.
-    """
-
-    pool: urllib3.HTTPConnectionPool
-    timeout: urllib3.Timeout
-    address: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What came back; ``found`` is the JSON object in the answer to a GET."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    found: dict[str, Any] | None = None
-
-
 class ApiClient:
     """Requests to the central API.
 
@@ -100,7 +81,7 @@ class ApiClient:
         self._options = options
         self._sleep = sleep
         self._session = requests.Session()
-        self._adapter = HTTPAdapter(pool_maxsize=MAX_CONNECTIONS, pool_block=True)
+        self._adapter = HTTPAdapter()
         # Proxies and bundles that the environment names. What is asked of it here
         # comes first: REQUESTS_CA_BUNDLE does not outweigh ca_bundle.
         self._environment: dict[str, Any] = dict(
@@ -108,7 +89,8 @@ class ApiClient:
                 options.base_url, {}, True, options.verify, options.client_certificate
             )
         )
-        self._server: _Server | None = None
+        self._connections: HttpConnections | None = None
+        self._path = ""
         self._down_since: float | None = None
         self.answered_at: float | None = None
         """When the API itself last answered, in monotonic seconds."""
@@ -117,9 +99,7 @@ class ApiClient:
 
     def get(self, path: str, *, patient: bool = True) -> dict[str, Any]:
         """Return the JSON object at a path with query."""
-        found = self._send("GET", path, None, patient).found
-        assert found is not None
-        return found
+        return self._send("GET", path, None, patient)[1]
 
     def patch(
         self, path: str, fields: Mapping[str, Any], *, patient: bool = True
@@ -131,20 +111,22 @@ class ApiClient:
         self, path: str, fields: Mapping[str, Any], *, patient: bool = True
     ) -> str | None:
         """Create an object; return its path, None where the server does not say."""
-        answer = self._send("POST", path, fields, patient)
+        answer, _ = self._send("POST", path, fields, patient)
         try:
-            return urlsplit(answer.headers.get("Location", "")).path or None
+            return urlsplit(answer.headers.get("location", "")).path or None
         except ValueError:
             return None
 
     def close(self) -> None:
         """Close the connections."""
+        if self._connections is not None:
+            self._connections.close()
         self._session.close()
-        self._adapter.close()
 
     def _send(
         self, method: str, path: str, fields: Mapping[str, Any] | None, patient: bool
-    ) -> _Answer:
+    ) -> tuple[Answer, dict[str, Any]]:
+        """Return the answer, and the JSON object in it; an empty one but for a GET."""
         body = None
         if fields is not None:
             body = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
@@ -164,22 +146,24 @@ class ApiClient:
                 return answer
         raise AssertionError("the waits have no end")
 
-    def _try(self, method: str, path: str, body: bytes | None) -> _Answer:
-        try:
-            target = requote_uri(path)
-        except ValueError as error:
-            raise ApiError(f"{method} {path!a}: no path of a request") from error
+    def _try(
+        self, method: str, path: str, body: bytes | None
+    ) -> tuple[Answer, dict[str, Any]]:
         what = f"{method} {path}"
         try:
-            seconds = self._options.timeout_seconds
-            with gevent.Timeout(seconds, TimeoutError("timed out")):
-                answer = self._exchange(method, target, body)
+            target = path if _PLAIN_PATH.fullmatch(path) else requote_uri(path)
+        except ValueError as error:
+            raise ApiError(f"{method} {path!a}: no path of a request") from error
+        try:
+            answer = self._exchange(method, target, body)
         except _NO_ANSWER as error:
             raise ApiError(f"{what}: no answer: {error}", transient=True) from error
         status = answer.status
-        self.last_date = answer.headers.get("Date", "")
-        if status == _DONE[method] and (method != "GET" or answer.found is not None):
-            return answer
+        self.last_date = answer.headers.get("date", "")
+        if status == _DONE[method]:
+            found = _object_in(answer.body) if method == "GET" else {}
+            if found is not None:
+                return answer, found
         if 200 <= status < 300:
             # Not from the API: a proxy's page must not pass for an acknowledgement.
             raise ApiError(
@@ -188,7 +172,7 @@ class ApiClient:
                 transient=True,
             )
         if 300 <= status < 400:
-            where = answer.headers.get("Location", "nowhere")
+            where = answer.headers.get("location", "nowhere")
             raise ApiError(
                 f"{what}: redirected to {where}: correct api_base_url or the "
                 "resource path",
@@ -198,73 +182,40 @@ class ApiClient:
             f"{what}: answered {status} {answer.body.decode(errors='replace')[:200]!r}",
             status,
             transient=status >= 500 or status in _TRANSIENT_STATUS,
-            retry_after_seconds=_retry_after(answer.headers.get("Retry-After")),
+            retry_after_seconds=_retry_after(answer.headers.get("retry-after")),
         )
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> _Answer:
-        """Send a request and read its answer.
-
-        Right through requests' pool of connections: what a session and an adapter do
-        for each request is the same every time, and takes as long as the rest of it.
-        """
-        if self._server is None:
-            self._server = self._find_server()
-        target = self._server.path + path
+    def _exchange(self, method: str, path: str, body: bytes | None) -> Answer:
+        if self._connections is None:
+            self._connections = self._find_way()
+        target = self._path + path
         identity = self.identify(method, target, body or b"")
-        response = self._server.pool.urlopen(
-            method,
-            self._server.address + target,
-            body=body,
-            headers=_HEADERS | identity,
-            timeout=self._server.timeout,
-            redirect=False,
-            retries=False,
-            assert_same_host=False,
-            preload_content=False,
-        )
-        try:
-            status = response.status
-            content = self._read(response, is_needed=status < 300)
-        finally:
-            response.close()
-            response.release_conn()
-        is_found = method == "GET" and status == _DONE["GET"]
-        found = _object_in(content) if is_found else None
-        return _Answer(status, response.headers, content, found)
+        return self._connections.exchange(method, target, identity, body)
 
-    def _find_server(self) -> _Server:
-        """Ask requests for the way there: proxy, authorities, what the URL is."""
+    def _find_way(self) -> HttpConnections:
+        """Ask requests for the way there: proxy, authorities, what the URL is.
+
+        ``_path`` is that of the URL; it is signed.
+        """
         request = requests.PreparedRequest()
         request.prepare_method("GET")
         request.prepare_url(self._options.base_url.rstrip("/") + "/", None)
+        self._path = request.path_url.rstrip("/")
         way = self._environment
         pool: Any = self._adapter.get_connection_with_tls_context(
             request, way["verify"], way["proxies"], way["cert"]
         )
+        host = urlsplit(request.url or "").netloc.rpartition("@")[2]
         seen_by_pool = self._adapter.request_url(request, way["proxies"])
-        return _Server(
+        return HttpConnections(
             pool,
-            urllib3.Timeout(self._options.timeout_seconds),
-            address=seen_by_pool.removesuffix(request.path_url),
-            path=request.path_url.rstrip("/"),
+            seen_by_pool.removesuffix(request.path_url),
+            {"Host": host, **_HEADERS},
+            self._options.timeout_seconds,
+            self._options.max_answer_bytes,
         )
 
-    def _read(self, response: urllib3.BaseHTTPResponse, *, is_needed: bool) -> bytes:
-        """Return the body as it was sent; the beginning will do for an error's."""
-        limit = self._options.max_answer_bytes if is_needed else _CHUNK_BYTES
-        body: bytes = response.read(_CHUNK_BYTES, decode_content=False)
-        if len(body) < _CHUNK_BYTES:
-            return body
-        chunks = [body]
-        left = limit - len(body)
-        while chunks[-1] and left >= 0:
-            chunks.append(response.read(_CHUNK_BYTES, decode_content=False))
-            left -= len(chunks[-1])
-        if left < 0 and is_needed:
-            raise OSError(f"longer than the {limit} bytes that are read of one")
-        return b"".join(chunks)
-
-    def identify(self, method: str, target: str, body: bytes) -> dict[str, Any]:
+    def identify(self, method: str, target: str, body: bytes) -> dict[str, bytes]:
         """Return the headers that say who sends a request."""
         key, secret = self._options.api_key, self._options.secret
         if self._options.is_stamped:

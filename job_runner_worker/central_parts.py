@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from job_runner_worker.api import ApiClient, ApiOptions
 from job_runner_worker.claims import CentralClaims, ResourcePaths
 from job_runner_worker.curve_keys import ClientKeys, KeyFileError, read_pair
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.models import Pong
 from job_runner_worker.redaction import Redactor
+from job_runner_worker.reporters.rest import RestOptions, RestReporter
 from job_runner_worker.settings import Settings
+from job_runner_worker.sources.channel import ChannelSource, Link
 from job_runner_worker.worker_options import WorkerOptions
 
 
@@ -70,6 +73,53 @@ def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
         ),
         settings.api_key,
     )
+
+
+def build_rest(
+    settings: Settings, api: ApiClient, claims: CentralClaims
+) -> RestReporter:
+    """Return what tells the central server what becomes of runs."""
+    options = RestOptions(
+        run_log_path=settings.run_log_resource_uri,
+        kill_request_path=settings.kill_request_resource_uri,
+        concurrent_jobs=settings.concurrent_jobs,
+    )
+    return RestReporter(api, options, claims.worker_uri)
+
+
+def build_channel(
+    settings: Settings,
+    api: ApiClient,
+    claims: CentralClaims,
+    pong: Callable[[], Pong],
+) -> ChannelSource:
+    """Return what keeps a WebSocket open. Raises ConfigError without its library."""
+    return ChannelSource(channel_dialer(settings, api), pong, claims)
+
+
+def channel_dialer(settings: Settings, api: ApiClient) -> Callable[[], Link]:
+    """Return what connects to channel_url. Raises ConfigError without its library."""
+    assert settings.channel_url is not None
+    try:
+        from job_runner_worker.sources import channel_link
+    except ImportError as error:
+        raise ConfigError(
+            "[job_runner_worker] channel_url: needs another package: "
+            "pip install 'job-runner-worker[channel]'",
+            option="channel_url",
+        ) from error
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    found = verify(settings)
+    options = channel_link.LinkOptions(
+        url=settings.channel_url,
+        identify=api.identify,
+        ping_seconds=settings.channel_ping_seconds,
+        timeout_seconds=settings.http_timeout_seconds,
+        # As requests has it for the API.
+        verify=bundle if bundle and found is True else found,
+        client_certificate=_client_certificate(settings),
+    )
+    return lambda: channel_link.dial(options)
 
 
 def worker_options(settings: Settings) -> WorkerOptions:

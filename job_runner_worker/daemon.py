@@ -9,7 +9,7 @@ from dataclasses import fields
 
 import gevent
 
-from job_runner_worker import worker_log
+from job_runner_worker import __version__, worker_log
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.settings import Settings
 from job_runner_worker.systemd import Notifier
@@ -58,6 +58,15 @@ class Daemon:
         gevent.signal_handler(signal.SIGTERM, self._stop, drain=True)
         gevent.signal_handler(signal.SIGINT, self._stop, drain=False)
         gevent.signal_handler(signal.SIGHUP, self.reload)
+        # Said now: who reads it may send signals.
+        _log.info(
+            "job_runner_worker %s: key %s, API %s, spool %s, %d slots",
+            __version__,
+            self._settings.api_key,
+            self._settings.api_base_url,
+            self._settings.spool_path,
+            self._settings.concurrent_jobs,
+        )
         greenlets: list[gevent.Greenlet[..., None]] = []
         if self._notifier.is_heard:
             self._notifier.status("waiting until the central server answers")

@@ -1,15 +1,21 @@
-"""How a run leaves this worker: reported and removed, set aside, or let go."""
+"""How runs leave this worker: reported and removed, set aside, let go, drained."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from gevent.event import Event
+
 from job_runner_worker.errors import ApiError
+from job_runner_worker.kills import Kills
 from job_runner_worker.live_run import LiveRun
+from job_runner_worker.models import RunState
 from job_runner_worker.spool import Spool
 
+_BEGUN = (RunState.STARTING, RunState.RUNNING)
 _log = logging.getLogger(__name__)
 
 
@@ -24,6 +30,28 @@ def settle(live: LiveRun, spool: Spool) -> None:
     else:
         live.folder.remove()
     live.reported()
+
+
+def wait_until_drained(
+    runs: Mapping[int, LiveRun], kills: Kills, changed: Event, report_seconds: float
+) -> None:
+    """Wait for scripts as long as they run, for reports only for a while.
+
+    ``changed`` is set whenever a run or kill request may have come to its end.
+    """
+    deadline = None
+    while runs or kills.under_way:
+        timeout = None
+        if any(live.state in _BEGUN for live in runs.values()):
+            deadline = None
+        else:
+            now = time.monotonic()
+            deadline = deadline or now + report_seconds
+            timeout = deadline - now
+            if timeout <= 0:
+                return
+        changed.clear()
+        changed.wait(timeout)
 
 
 @contextmanager

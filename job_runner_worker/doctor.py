@@ -20,7 +20,12 @@ from pathlib import Path
 
 from job_runner_worker import central_parts, curve, spool_access, wiring
 from job_runner_worker import settings as settings_module
-from job_runner_worker.errors import ApiError, ConfigError, JobRunnerError
+from job_runner_worker.errors import (
+    ApiError,
+    ConfigError,
+    JobRunnerError,
+    LinkError,
+)
 from job_runner_worker.executors import cgroup
 from job_runner_worker.models import Run
 from job_runner_worker.private_files import OTHERS
@@ -103,12 +108,13 @@ class Doctor:
 
     def checks(self) -> list[Check]:
         """Return all checks, in the order in which a worker would fail."""
-        central = [
-            Check("API and key", self.api),
-            Check("clock", self.clock),
-            Check("orders", self.orders),
-            Check("events", self.events),
-        ]
+        central = [Check("API and key", self.api), Check("clock", self.clock)]
+        if self._settings.channel_url is not None:
+            central.append(Check("channel", self.channel))
+        if self._settings.broadcast:
+            central.append(Check("orders", self.orders))
+        if self._settings.broadcast and self._settings.channel_url is None:
+            central.append(Check("events", self.events))
         return [
             *(central if self._settings.has_central_server else []),
             Check("spool", self.spool),
@@ -152,6 +158,14 @@ class Doctor:
                 " server: set the clock, or let chrony or systemd-timesyncd do it"
             )
         return "agrees with the server's"
+
+    def channel(self) -> str:
+        """The server accepts the worker's WebSocket."""
+        try:
+            central_parts.channel_dialer(self._settings, self._api)().close()
+        except LinkError as error:
+            raise Trouble(f"{error}: correct channel_url, look at proxies") from error
+        return f"{self._settings.channel_url} accepts a connection"
 
     def orders(self) -> str:
         """The broadcaster accepts connections."""

@@ -63,6 +63,17 @@ class ApiError(JobRunnerError):
         return self.status is not None and self.status < 500
 
 
+class LinkError(JobRunnerError):
+    """There is no WebSocket connection (any more): connect again later.
+
+    ``status`` is the HTTP status by which the handshake was refused, if it was.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class RequestError(JobRunnerError):
     """A caller's request cannot be carried out; ``field`` is what has to be changed.
 

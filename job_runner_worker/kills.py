@@ -14,11 +14,12 @@ from typing import Any
 import gevent
 
 from job_runner_worker.errors import ApiError
-from job_runner_worker.ledger import Ledger
+from job_runner_worker.kill_notes import KillNote
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Kill
 from job_runner_worker.reporters.base import Reporter
 from job_runner_worker.sources.base import Source
+from job_runner_worker.spool import Spool
 
 MAX_REMEMBERED = 1_000
 """Requests carried out; an original server repeats one until it hears of it."""
@@ -34,11 +35,12 @@ class Kills:
     """
 
     def __init__(
-        self, find_run: Callable[[int], LiveRun | None], tell: Tell, ledger: Ledger
+        self, find_run: Callable[[int], LiveRun | None], tell: Tell, spool: Spool
     ) -> None:
         self._find_run = find_run
         self._tell = tell
-        self._ledger = ledger
+        self._ledger = spool.ledger
+        self._notes = spool.kill_notes
         self._is_under_way: dict[int, bool] = {}
 
     @property
@@ -79,21 +81,27 @@ class Kills:
 
     def _end_run(self, number: int, run_id: int, source: Source) -> None:
         live = self._find_run(run_id)
+        note = KillNote(number, run_id, source.name)
         if live is None:
             _log.info(
                 "run %d: kill request %d: is not in hand here, nobody was signalled",
                 run_id,
                 number,
             )
+            self._notes.keep(note)
             self._report(number, source, None)
-            return
-        _log.info("run %d: kill request %d, state %s", run_id, number, live.state)
-        reason = f"killed on request {number}"
-        live.note_kill(number, reason)
-        # At once: the reports wait for the API, the kill waits for nobody. If this
-        # worker has to leave meanwhile, the next one finds the request in the folder.
-        self._report(number, source, gevent.spawn(live.kill, reason))
-        live.forget_kill(number)
+        else:
+            _log.info("run %d: kill request %d, state %s", run_id, number, live.state)
+            reason = f"killed on request {number}"
+            live.note_kill(number, reason)
+            # At once: reports wait for the API, the kill waits for nobody. If this
+            # worker has to leave meanwhile, the next one finds the request.
+            killing = gevent.spawn(live.kill, reason)
+            if not live.remembers_kill(number, reason):
+                self._notes.keep(note)
+            self._report(number, source, killing)
+            live.forget_kill(number)
+        self._notes.discard(number)
 
     def _report(
         self,

@@ -46,6 +46,7 @@ class LiveRun:
         self._execution: Execution | None = None
         self._kill_reason = ""
         self._ended = Event()
+        self._is_decided = Event()
 
     @property
     def has_folder(self) -> bool:
@@ -70,6 +71,7 @@ class LiveRun:
         """The claim is on its way."""
         self._folder = folder
         self._move(RunState.CLAIMING)
+        self._is_decided.set()
 
     def claimed(self) -> None:
         """The run is this worker's."""
@@ -117,6 +119,7 @@ class LiveRun:
     def forget(self) -> None:
         """The run is not this worker's (any more)."""
         self._folder = None
+        self._is_decided.set()
         self._ended.set()
         self.release_slot()
 
@@ -131,11 +134,19 @@ class LiveRun:
             on_end()
 
     def note_kill(self, kill_request_id: int, reason: str) -> None:
-        """Remember a kill request until `forget_kill`, over a restart too."""
+        """Keep the run's folder until `forget_kill`, and a request for its reason."""
         self.kills_under_way += 1
-        if self._folder is not None and not self._ended.is_set():
-            pending = (*self._folder.note.kill_requests, kill_request_id)
-            self._folder.update_note(kill_requests=pending, kill_reason=reason)
+        self._note_in_folder(kill_request_id, reason)
+
+    def remembers_kill(self, kill_request_id: int, reason: str) -> bool:
+        """Return whether the next worker would find the request in a folder.
+
+        Waits until it is known whether there is one.
+        """
+        self._is_decided.wait()
+        self._note_in_folder(kill_request_id, reason)
+        folder = self._folder
+        return folder is not None and kill_request_id in folder.note.kill_requests
 
     def forget_kill(self, kill_request_id: int) -> None:
         """The request has been carried out and reported."""
@@ -145,6 +156,14 @@ class LiveRun:
         ):
             left = tuple(number for number in pending if number != kill_request_id)
             self._folder.update_note(kill_requests=left)
+
+    def _note_in_folder(self, kill_request_id: int, reason: str) -> None:
+        if self._folder is None or self._ended.is_set():
+            return
+        pending = self._folder.note.kill_requests
+        if kill_request_id not in pending:
+            pending = (*pending, kill_request_id)
+            self._folder.update_note(kill_requests=pending, kill_reason=reason)
 
     def wait_for_script(self) -> Outcome | None:
         """Return when no script of this run is running: its outcome, if it began."""
@@ -171,17 +190,30 @@ class LiveRun:
         self.end()
 
     def _start(self) -> Execution:
+        """Try some times. A try that failed may have begun the script all the same."""
         waits = backoff.waits()
+        is_in_doubt = False
         for tries_left in reversed(range(START_TRIES)):
-            if self._kill_reason:
-                raise StartError(f"{self._kill_reason} before the start")
             try:
+                if self._kill_reason:
+                    raise StartError(f"{self._kill_reason} before the start")
                 return self._executor.start(self.folder.run, self.folder)
             except StartError as error:
-                if not (error.transient and tries_left):
+                is_in_doubt = is_in_doubt or error.transient
+                is_last = not (error.transient and tries_left)
+                if is_in_doubt and (begun := self._begun_after_all(is_last=is_last)):
+                    return begun
+                if is_last:
                     raise
             gevent.sleep(next(waits))
         raise AssertionError("the last try returns or raises")
+
+    def _begun_after_all(self, *, is_last: bool) -> Execution | None:
+        """Return the script, if it has begun; after the last try it never will."""
+        folder = self.folder
+        if folder.shim() is not None or (is_last and not folder.forbid_beginning()):
+            return self._executor.attach(folder.run, folder)
+        return None
 
     def _move(self, state: RunState) -> None:
         if state not in TRANSITIONS[self.state]:

@@ -117,6 +117,15 @@ class Ping:
 Command = Enqueue | Kill | Ping
 
 
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping over a connection of the worker's own."""
+
+    version: str
+    slots: int
+    busy_slots: int
+
+
 class EventKind(enum.StrEnum):
     """What an event is about."""
 

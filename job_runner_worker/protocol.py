@@ -1,12 +1,14 @@
-"""ZeroMQ frames to commands and events, and back. No sockets.
+"""ZeroMQ frames and WebSocket messages to orders and events, and back. No sockets.
 
-Source: protocol.md, section 2. The worker and a server both use it.
+Source: protocol.md, section 2; docs/channel.rst for the WebSocket channel. The worker
+and a server both use it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from job_runner_worker.errors import ProtocolError
 from job_runner_worker.models import (
@@ -17,12 +19,14 @@ from job_runner_worker.models import (
     EventKind,
     Kill,
     Ping,
+    Pong,
 )
 
 BROADCAST_TOPIC_PREFIX = "master.broadcast."
 EVENT_TOPIC = b"worker.event"
 MAX_FRAME_BYTES = 1024 * 1024
 """An order is some hundred bytes; more than this is refused unread."""
+_MAX_VERSION_CHARACTERS = 100
 
 _ID_OF_KIND = {
     EventKind.RUN: "run_id",
@@ -45,6 +49,11 @@ def decode_command(frames: Sequence[bytes], api_key: str) -> Command | None:
     topic, body = frames
     if topic != broadcast_topic(api_key):
         return None
+    return decode_order(body)
+
+
+def decode_order(body: bytes) -> Command:
+    """Return the command in a JSON object with ``action``. Raises ProtocolError."""
     message = _decode_object(body)
     match message.get("action"):
         case "enqueue":
@@ -60,6 +69,11 @@ def decode_command(frames: Sequence[bytes], api_key: str) -> Command | None:
 
 def encode_command(command: Command, api_key: str) -> list[bytes]:
     """Return the frames of a broadcast to one worker."""
+    return [broadcast_topic(api_key), encode_order(command)]
+
+
+def encode_order(command: Command) -> bytes:
+    """Return the JSON object of an order; `decode_order` reads it."""
     message: dict[str, object]
     match command:
         case Enqueue(run_id):
@@ -74,7 +88,7 @@ def encode_command(command: Command, api_key: str) -> list[bytes]:
             }
         case Ping():
             message = {"action": "ping"}
-    return [broadcast_topic(api_key), json.dumps(message).encode("ascii")]
+    return json.dumps(message).encode("ascii")
 
 
 def encode_event(event: Event) -> list[bytes]:
@@ -91,7 +105,32 @@ def decode_event(frames: Sequence[bytes]) -> Event:
     """Return the event in its two frames. Raises ProtocolError otherwise."""
     if len(frames) != 2 or frames[0] != EVENT_TOPIC:
         raise ProtocolError("an event has the frames [worker.event, JSON object]")
-    message = _decode_object(frames[1])
+    return _event_in(_decode_object(frames[1]))
+
+
+def encode_pong(pong: Pong) -> bytes:
+    """Return the JSON object by which a worker answers a ping over its channel."""
+    return json.dumps({"action": "pong", **asdict(pong)}).encode("ascii")
+
+
+def decode_answer(body: bytes) -> Pong | Event:
+    """Return what a worker says over its channel. Raises ProtocolError."""
+    message = _decode_object(body)
+    if "action" not in message:
+        return _event_in(message)
+    if message["action"] != "pong":
+        raise ProtocolError(f"unknown action {message['action']!r:.80}")
+    version = message.get("version")
+    slots = [message.get(name) for name in ("slots", "busy_slots")]
+    if not isinstance(version, str) or len(version) > _MAX_VERSION_CHARACTERS:
+        raise ProtocolError("a pong's `version` is a short string")
+    for number in slots:
+        if type(number) is not int or not 0 <= number < 2**31:
+            raise ProtocolError("a pong's `slots` and `busy_slots` are numbers")
+    return Pong(version, *slots)  # type: ignore[arg-type]
+
+
+def _event_in(message: Mapping[str, object]) -> Event:
     try:
         kind = EventKind(str(message.get("kind")))
     except ValueError as error:
@@ -110,7 +149,7 @@ def _decode_object(body: bytes) -> Mapping[str, object]:
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON in UTF-8: {error}") from error
     if not isinstance(message, dict):
-        raise ProtocolError("the second frame is no JSON object")
+        raise ProtocolError("no JSON object")
     return message
 
 

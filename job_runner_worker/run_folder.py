@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
+import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from job_runner_worker import run_note
+from job_runner_worker import run_note, shim_lines
 from job_runner_worker.errors import RunFolderError
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.output_file import OutputFile
@@ -30,6 +30,8 @@ from job_runner_worker.private_files import (
 from job_runner_worker.reported_steps import ReportedSteps
 from job_runner_worker.run_note import FORMAT as FORMAT
 from job_runner_worker.run_note import Note as Note
+from job_runner_worker.shim_lines import ProcessId as ProcessId
+from job_runner_worker.shim_lines import ScriptProcess as ScriptProcess
 
 NEW_SUFFIX = ".new"
 DONE_SUFFIX = ".done"
@@ -46,25 +48,7 @@ _FILES = (
     "output",
     "script",
 )
-_NUMBER = re.compile(rb"[0-9]{1,18}")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessId:
-    """A process for good: its pid, and when it started, in ticks since boot."""
-
-    pid: int
-    start_ticks: int
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptProcess:
-    """The script's main process, and the relay that takes its output."""
-
-    script: ProcessId
-    relay_pid: int
-    started_at: datetime
 
 
 class RunFolder:
@@ -152,8 +136,13 @@ class RunFolder:
             self.files.append("run.json", content, create=False)
 
     def prepare(self, script: bytes) -> None:
-        """Make everything that the shim expects. May be repeated."""
-        self.files.write("script", script)
+        """Make everything that the shim expects. May be repeated.
+
+        Also while a shim of an earlier try may be about to begin: a script that is
+        there is left as it is.
+        """
+        if self._read("script") != script:
+            self.files.write("script", script)
         for name, length in (
             ("output", 0),
             # Written at their full size now, so that a full disk cannot lose them; and
@@ -175,14 +164,25 @@ class RunFolder:
         content = self._read("began")
         if content is None:
             return None
-        numbers = _numbers(content, 2)
+        numbers = shim_lines.numbers(content, 2)
         if not numbers or numbers[0] > _MAX_PID:
             return ProcessId(0, 0)
         return ProcessId(*numbers)
 
+    def forbid_beginning(self) -> bool:
+        """Let no shim begin this run any more; return False where one has."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            os.close(self.files.open("began", flags))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            _log.warning("run %d: cannot write began: %s", self.note.run_id, error)
+        return True
+
     def script_process(self) -> ScriptProcess | None:
         """Return the script's process, None if the script has not begun yet."""
-        numbers = _numbers(self._read("pid") or b"", 3)
+        numbers = shim_lines.numbers(self._read("pid") or b"", 3)
         if not numbers or max(numbers[0], numbers[2]) > _MAX_PID:
             return None
         pid, start_ticks, relay_pid = numbers
@@ -192,7 +192,7 @@ class RunFolder:
 
     def exit_status(self) -> int | None:
         """Return the script's exit status, None while there is none."""
-        numbers = _numbers(self._read("exit_status") or b"", 1)
+        numbers = shim_lines.numbers(self._read("exit_status") or b"", 1)
         return numbers[0] if numbers and numbers[0] <= _MAX_EXIT_STATUS else None
 
     def ended_at(self) -> datetime:
@@ -334,11 +334,3 @@ def read_note(path: Path) -> Note:
 def boot_id() -> str:
     """Return what names this boot of the machine: processes do not outlive it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-
-
-def _numbers(content: bytes, count: int) -> list[int] | None:
-    """Return the numbers in a line of the shim's, None while it is not written."""
-    words = content.split()
-    if len(words) != count or not all(_NUMBER.fullmatch(word) for word in words):
-        return None
-    return [int(word) for word in words]

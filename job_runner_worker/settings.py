@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from job_runner_worker import run_options
+from job_runner_worker.door_settings import DoorSettings
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.launcher_settings import LauncherSettings
 from job_runner_worker.limit_settings import LimitSettings
@@ -163,7 +164,9 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LauncherSettings, LimitSettings, SecuritySettings, WorkerSettings):
+class Settings(
+    DoorSettings, LauncherSettings, LimitSettings, SecuritySettings, WorkerSettings
+):
     """The effective settings of a worker; `load` and `parse` make them."""
 
     @property

@@ -5,6 +5,7 @@
 <spool>/<run id>/    a run; see run_folder
 <spool>/parts/       what sources and reporters keep for themselves
 <spool>/failed/      what could not be read or reported; see failed_folders
+<spool>/kills/       kill requests under way that no run folder has; see kill_notes
 <spool>/paused       there while no run is to be claimed; see admission
 <spool>/control      the socket of the worker that is alive; see control
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from job_runner_worker import spool_access
 from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedError
 from job_runner_worker.failed_folders import FAILED, FailedFolders
+from job_runner_worker.kill_notes import KILLS, KillNotes
 from job_runner_worker.ledger import Ledger
 from job_runner_worker.private_files import (
     PrivateFolder,
@@ -43,7 +45,7 @@ FORMAT = 1
 LOCK_PATIENCE_SECONDS = 0.5
 """How long a worker waits for the lock: an operator's command has it for moments."""
 _LOCK_PAUSE_SECONDS = 0.02
-_NO_RUNS = (FAILED, "parts")
+_NO_RUNS = (FAILED, KILLS, "parts")
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,7 @@ class Spool:
     def __init__(self, path: Path, api_base_url: str, api_key: str) -> None:
         self.path = path
         self.failed = FailedFolders(path)
+        self.kill_notes = KillNotes(path)
         self.ledger = Ledger()
         self._owner = {
             "format": FORMAT,

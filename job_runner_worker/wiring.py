@@ -10,27 +10,31 @@ from collections.abc import Callable, Mapping
 from job_runner_worker import __version__, systemd
 from job_runner_worker.central_parts import (
     build_api,
+    build_channel,
     build_claims,
+    build_rest,
     curve_keys,
     verify,
     worker_options,
 )
+from job_runner_worker.claims import CentralClaims
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
 from job_runner_worker.curve import zmq_address
 from job_runner_worker.daemon import Daemon
-from job_runner_worker.errors import SpoolError
+from job_runner_worker.errors import ConfigError, SpoolError
 from job_runner_worker.executors import cgroup
 from job_runner_worker.executors.local import LocalExecutor, LocalOptions
 from job_runner_worker.job_store import JobStore
+from job_runner_worker.models import Pong
 from job_runner_worker.reporters.base import Reporter
 from job_runner_worker.reporters.callback import (
     CallbackClient,
     CallbackOptions,
     CallbackReporter,
 )
+from job_runner_worker.reporters.channel import ChannelReporter
 from job_runner_worker.reporters.events import EventReporter
-from job_runner_worker.reporters.rest import RestOptions, RestReporter
 from job_runner_worker.settings import Settings
 from job_runner_worker.sources.base import Source
 from job_runner_worker.sources.broadcast import BroadcastOptions, BroadcastSource
@@ -59,14 +63,6 @@ def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
         systemd.step_aside(os.environ)
         worker, contacts = build_worker(settings, spool, os.environ)
         control = Control(spool.path, Console(worker, spool, contacts).answer)
-        _log.info(
-            "job_runner_worker %s: key %s, API %s, spool %s, %d slots",
-            __version__,
-            settings.api_key,
-            settings.api_base_url,
-            settings.spool_path,
-            settings.concurrent_jobs,
-        )
         control.open()
         Daemon(
             worker,
@@ -96,8 +92,9 @@ def build_worker(
     clocks: dict[str, Clock] = {}
     if not settings.verify_ssl:
         _log.warning("verify_ssl is off: anybody may pretend to be the API")
+    pong = _Pong()
     if settings.has_central_server:
-        clocks = _add_central_server(settings, sources, reporters)
+        clocks = _add_central_server(settings, sources, reporters, pong)
     if settings.launcher_bind is not None:
         _add_launcher(settings, spool, environ, sources, reporters)
     worker = Worker(
@@ -107,17 +104,56 @@ def build_worker(
         build_executor(settings, spool, environ),
         reporters,
     )
+    pong.worker = worker
     return worker, clocks
 
 
+class _Pong:
+    """How many slots there are and are taken; there is a worker when it is asked."""
+
+    worker: Worker
+
+    def __call__(self) -> Pong:
+        slots = self.worker.options.concurrent_jobs
+        return Pong(__version__, slots, max(0, slots - self.worker.free_slots))
+
+
 def _add_central_server(
-    settings: Settings, sources: list[Source], reporters: list[Reporter]
+    settings: Settings,
+    sources: list[Source],
+    reporters: list[Reporter],
+    pong: Callable[[], Pong],
 ) -> dict[str, Clock]:
-    """Add its parts; return when each of its sides was last heard."""
+    """Add its parts; return when each of its sides was last heard.
+
+    An event says that REST has the news: whoever hears it may ask there.
+    """
     api = build_api(settings)
     claims = build_claims(settings, api)
-    keys = curve_keys(settings)
-    source = BroadcastSource(
+    clocks: dict[str, Clock] = {"API": lambda: api.answered_at}
+    reporters.append(build_rest(settings, api, claims))
+    if settings.channel_url is not None:
+        channel = build_channel(settings, api, claims, pong)
+        sources.append(channel)
+        reporters.append(ChannelReporter(channel.send))
+        clocks["channel"] = lambda: channel.heard_at
+    if settings.broadcast:
+        broadcast = _build_broadcast(settings, claims)
+        sources.append(broadcast)
+        clocks["broadcaster"] = lambda: broadcast.heard_at
+    if settings.broadcast and settings.channel_url is None:
+        reporters.append(_build_events(settings))
+    if not sources:
+        raise ConfigError(
+            "[job_runner_worker] broadcast: is off and there is no channel_url: orders "
+            "cannot come, set one of them; cron mode needs no daemon",
+            option="broadcast",
+        )
+    return clocks
+
+
+def _build_broadcast(settings: Settings, claims: CentralClaims) -> BroadcastSource:
+    return BroadcastSource(
         BroadcastOptions(
             address=zmq_address(
                 settings.broadcaster_server_hostname, settings.broadcaster_server_port
@@ -125,31 +161,18 @@ def _add_central_server(
             api_key=settings.api_key,
             heartbeat_seconds=settings.zmq_heartbeat_seconds,
             reconnect_after_inactivity_seconds=settings.reconnect_after_inactivity,
-            curve_keys=keys,
+            curve_keys=curve_keys(settings),
         ),
         claims,
     )
-    events = EventReporter(
+
+
+def _build_events(settings: Settings) -> EventReporter:
+    return EventReporter(
         zmq_address(settings.ws_server_hostname, settings.ws_server_port),
         settings.zmq_heartbeat_seconds,
-        keys,
+        curve_keys(settings),
     )
-    rest = RestReporter(
-        api,
-        RestOptions(
-            run_log_path=settings.run_log_resource_uri,
-            kill_request_path=settings.kill_request_resource_uri,
-            concurrent_jobs=settings.concurrent_jobs,
-        ),
-        claims.worker_uri,
-    )
-    sources.append(source)
-    # An event says that REST has the news: whoever hears it may ask there.
-    reporters += [rest, events]
-    return {
-        "API": lambda: api.answered_at,
-        "broadcaster": lambda: source.heard_at,
-    }
 
 
 def _add_launcher(

@@ -19,7 +19,7 @@ from job_runner_worker.errors import ApiError, JobRunnerError
 from job_runner_worker.executors.base import Executor
 from job_runner_worker.kills import Kills
 from job_runner_worker.live_run import LiveRun
-from job_runner_worker.models import Command, Enqueue, Kill, Ping, RunState
+from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.perform import perform
 from job_runner_worker.reporters.base import Reporter
 from job_runner_worker.reports import Reports, told_of
@@ -30,7 +30,6 @@ from job_runner_worker.worker_options import WorkerOptions
 
 MAX_WAITING_OFFERS = 10_000
 """More offers than this are dropped: an order is a hint that the server repeats."""
-_BEGUN = (RunState.STARTING, RunState.RUNNING)
 _UNAUTHORIZED = 401
 _log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Worker:
         self._executor = executor
         self.reporters = reporters
         self._runs: dict[int, LiveRun] = {}
-        self._kills = Kills(self._find_run, self._tell, spool.ledger)
+        self._kills = Kills(self._find_run, self._tell, spool)
         self._recovering_sources = len(sources)
         self._taken_since_start: set[int] = set()
         self._is_answering_ping = False
@@ -75,6 +74,9 @@ class Worker:
                 reporter.open()
             for folder in self._spool.folders():
                 self.take_up(folder)
+            for note in self._spool.kill_notes.entries():
+                if (source := self._who_takes_up(note.source)) is not None:
+                    self.handle(note.order, source)
             for source in self._sources:
                 self._spawn(self._listen, source)
                 self._spawn(self._take_interrupted, source)
@@ -254,10 +256,9 @@ class Worker:
     def take_up(self, folder: RunFolder) -> None:
         """Go on with a run of which there is a folder and that nobody has in hand."""
         run_id, name = folder.note.run_id, folder.note.source
-        for source in self._sources:
-            if source.takes_up(name):
-                self._spawn(self._run_folder, self._register(run_id, source), folder)
-                return
+        if (source := self._who_takes_up(name)) is not None:
+            self._spawn(self._run_folder, self._register(run_id, source), folder)
+            return
         _log.error(
             "run %d: its source %r is not configured any more: the folder %s is left "
             "alone",
@@ -265,6 +266,9 @@ class Worker:
             name,
             folder.path,
         )
+
+    def _who_takes_up(self, name: str) -> Source | None:
+        return next((each for each in self._sources if each.takes_up(name)), None)
 
     def _kill(self, order: Kill, source: Source) -> None:
         self._kills.carry_out(order, source)
@@ -297,26 +301,16 @@ class Worker:
         self.admission.is_stopping = True
         _log.info("stopping when %d runs have ended and are reported", len(self._runs))
         self.waiting.clear()
-        ended = self._spawn(self._wait_until_drained)
+        ended = self._spawn(
+            departure.wait_until_drained,
+            self._runs,
+            self._kills,
+            self._changed,
+            self.options.drain_report_seconds,
+        )
         second_stop = gevent.spawn(self._stops.get)
         gevent.wait([ended, second_stop], count=1)
         second_stop.kill()
-
-    def _wait_until_drained(self) -> None:
-        """Wait for scripts as long as they run, for reports only for a while."""
-        deadline = None
-        while self._runs or self._kills.under_way:
-            timeout = None
-            if any(live.state in _BEGUN for live in self._runs.values()):
-                deadline = None
-            else:
-                now = time.monotonic()
-                deadline = deadline or now + self.options.drain_report_seconds
-                timeout = deadline - now
-                if timeout <= 0:
-                    return
-            self._changed.clear()
-            self._changed.wait(timeout)
 
     def _leave(self) -> None:
         """Let go of everything; sources last, so that a kill is heard to the end."""

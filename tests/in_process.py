@@ -152,15 +152,15 @@ def let_pass(seconds: float) -> None:
 
 
 class HeldReporter(RecordingReporter):
-    """A reporter that holds one kind of call until the test lets it go on."""
+    """A reporter that holds some kinds of calls until the test lets them go on."""
 
-    def __init__(self, held: str) -> None:
+    def __init__(self, *held: str) -> None:
         super().__init__()
         self.held = held
         self.reached, self.release = Event(), Event()
 
     def _record(self, call: tuple[Any, ...], *more: Any) -> None:
-        if call[0] == self.held:
+        if call[0] in self.held:
             self.reached.set()
             self.release.wait()
         super()._record(call, *more)

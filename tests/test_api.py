@@ -354,3 +354,44 @@ def test_a_request_as_a_whole_is_limited_however_slowly_the_answer_drips(
     assert result.stdout.startswith("True GET /api/v1/worker/: no answer: ")
     assert "timed out" in result.stdout
     assert 0.5 < time.monotonic() - began < 15
+
+
+def test_a_proxy_of_the_environment_is_asked_for_the_whole_address(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://me:pw@127.0.0.1:{server.front.port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    api = ApiClient(ApiOptions("http://api.example.invalid/jobs", KEY, SECRET))
+    api.patch("/api/v1/worker/1/", {})
+    api.close()
+    ((method, target, headers, body),) = server.asked
+    assert target == "http://api.example.invalid/jobs/api/v1/worker/1/"
+    assert headers["host"] == "api.example.invalid"
+    assert headers["proxy-authorization"] == "Basic bWU6cHc="
+    path = "/jobs/api/v1/worker/1/"
+    assert auth.verify(headers["authorization"], SECRET, method, path, body)
+
+
+def test_a_proxy_is_asked_for_a_tunnel_to_a_server_with_tls(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.front.port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setitem(DONE, "CONNECT", Answer(403))
+    api = ApiClient(ApiOptions("https://api.example.invalid", KEY, SECRET))
+    with pytest.raises(ApiError, match="no answer: .*403") as raised:
+        api.get("/api/v1/worker/", patient=False)
+    assert raised.value.transient
+    ((method, target, headers, _),) = server.asked
+    assert (method, target) == ("CONNECT", "api.example.invalid:443")
+    assert "authorization" not in headers
+
+
+def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used(
+    server: Server, api: ApiClient
+) -> None:
+    # Else the request would have no answer, and nobody would know what was stored.
+    for _ in range(3):
+        api.patch("/api/v1/worker/1/", {}, patient=False)
+        server.front.drop_connections()
+    assert server.front.connections_accepted == 3

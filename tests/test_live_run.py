@@ -161,6 +161,51 @@ def test_a_start_is_not_tried_for_ever(claimed, executor, no_waits):
     assert len(executor.starts) == START_TRIES
 
 
+@pytest.fixture
+def begins_without_an_answer(executor):
+    """The script begins, and who asked for it hears that it did not."""
+    start = executor.start
+
+    def start_unheard(run, folder):
+        start(run, folder)
+        (folder.path / "began").write_text("1 1\n")
+        raise SHORT_OF_PROCESSES
+
+    executor.start = start_unheard
+
+
+def test_a_start_that_failed_and_has_begun_all_the_same_is_not_repeated(
+    claimed, executor, begins_without_an_answer
+):
+    assert claimed.begin() is executor.executions[3]
+    assert executor.starts == [3]
+    assert claimed.state == RunState.RUNNING
+
+
+def test_a_kill_reaches_a_script_of_whose_start_nobody_had_heard(
+    claimed, executor, begins_without_an_answer
+):
+    execution = claimed.begin()
+    gevent.spawn(claimed.kill, "a reason")
+    eventually(lambda: execution.outcome, "the end")
+    assert execution.outcome.reason == "a reason"
+
+
+def test_after_the_last_try_no_shim_can_begin(claimed, folder, executor, no_waits):
+    executor.fail_next(*[SHORT_OF_PROCESSES] * START_TRIES)
+    with pytest.raises(StartError):
+        claimed.begin()
+    assert folder.shim() is not None
+    assert folder.forbid_beginning() is False
+
+
+def test_a_script_that_cannot_begin_is_not_forbidden_to(claimed, folder, executor):
+    executor.fail_next(StartError("no shebang"))
+    with pytest.raises(StartError):
+        claimed.begin()
+    assert folder.shim() is None
+
+
 def test_a_script_that_cannot_start_is_not_tried_again(claimed, executor):
     executor.fail_next(StartError("no shebang"))
     with pytest.raises(StartError, match="no shebang"):

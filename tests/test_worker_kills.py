@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import Event
 from in_process import (
     LIMIT_SECONDS,
     Core,
@@ -18,6 +19,8 @@ from in_process import (
 
 from job_runner_worker.errors import ApiError, StartError
 from job_runner_worker.models import Enqueue, Kill
+from job_runner_worker.run_folder import RunFolder
+from job_runner_worker.sources.base import Offer
 from job_runner_worker.testing import FakeExecutor, ScriptedSource
 
 pytestmark = pytest.mark.usefixtures("greenlet_errors")
@@ -277,4 +280,59 @@ def test_a_kill_that_was_not_reported_is_finished_by_the_next_worker(
         wait_for_kill(worker)
         worker.wait_until_idle()
         assert worker.reporter.names_for(3) == []
+        assert worker.folders() == []
+
+
+def test_a_kill_is_not_acknowledged_before_a_folder_remembers_it(
+    tmp_path: Path,
+) -> None:
+    source, asked, answer = source_with(3), Event(), Event()
+
+    def look_slowly(run_id: int) -> Offer:
+        asked.set()
+        answer.wait()
+        del source.overrides["look"]
+        return source.look(run_id)
+
+    source.overrides["look"] = look_slowly
+    reporter = HeldReporter("kill_requested")
+    with core(tmp_path, source=source, reporter=reporter) as worker:
+        worker.say(Enqueue(3))
+        asked.wait(LIMIT_SECONDS)
+        worker.say(KILL)
+        assert not reporter.reached.is_set()
+        answer.set()
+        reporter.reached.wait(LIMIT_SECONDS)
+        assert RunFolder.load(tmp_path / "3").note.kill_requests == (9,)
+        reporter.release.set()
+        assert reporter.wait_for_finish(3).reason == BEFORE
+        wait_for_kill(worker)
+
+
+@pytest.mark.parametrize("run", ["unknown", "ended"])
+@pytest.mark.parametrize("held", ["kill_requested", "kill_executed"])
+def test_a_kill_that_no_folder_remembers_is_finished_by_the_next_worker(
+    tmp_path: Path, held: str, run: str
+) -> None:
+    source, executor = source_with(3), FakeExecutor()
+    reporter = HeldReporter("finished", held)
+    with core(tmp_path, source=source, executor=executor, reporter=reporter) as worker:
+        if run == "ended":
+            worker.say(Enqueue(3))
+            executor.wait_for_start(3).end()
+            reporter.reached.wait(LIMIT_SECONDS)
+            reporter.reached.clear()
+        worker.say(KILL)
+        reporter.reached.wait(LIMIT_SECONDS)
+        worker.stop(drain=False)
+    if run == "ended":
+        (tmp_path / "3" / "began").write_text("1 1")
+        (tmp_path / "3" / "exit_status").write_text("0")
+    again = source_with(3)
+    again.runs[3].holder = source.runs[3].holder
+    with core(tmp_path, source=again, executor=executor) as worker:
+        wait_for_kill(worker)
+        worker.wait_until_idle()
+        if run == "ended":
+            assert worker.reporter.wait_for_finish(3).success
         assert worker.folders() == []

@@ -27,7 +27,7 @@ from job_runner_worker.data_folder import DataFolder, read_json
 from job_runner_worker.errors import ApiError, ConfigError, JobRunnerError
 
 ROOT = "/api/v1/"
-LOGIN = "/admin/login/"
+LOGIN = "/login/"
 SERVER_VARIABLE = "JOB_RUNNER_SERVER"
 USER_VARIABLE = "JOB_RUNNER_USER"
 PASSWORD_VARIABLE = "JOB_RUNNER_PASSWORD"
@@ -95,15 +95,15 @@ class PersonClient(ApiClient):
                 os.EX_NOPERM,
             )
 
-    def identify(self, method: str, target: str, body: bytes) -> dict[str, Any]:
+    def identify(self, method: str, target: str, body: bytes) -> dict[str, bytes]:
         """Send the session's cookie instead of a signature."""
         cookie = f"csrftoken={self._csrf_token}"
         if self._session_key:
             cookie += f"; sessionid={self._session_key}"
         return {
-            "Cookie": cookie,
-            "X-CSRFToken": self._csrf_token,
-            "Referer": self._base_url + "/",
+            "Cookie": cookie.encode(),
+            "X-CSRFToken": self._csrf_token.encode(),
+            "Referer": f"{self._base_url}/".encode(),
         }
 
 

@@ -57,7 +57,8 @@ class Spawner:
     ) -> int:
         """Return the pid of a new shim, the leader of its own session.
 
-        Raises StartError where there was no fork.
+        Raises StartError where there was no fork; a transient one also where a helper
+        was killed twice, and nobody knows.
         """
         birth = birth or Birth()
         request = json.dumps(
@@ -75,7 +76,7 @@ class Spawner:
                 answer = self._ask(request)
             except ConnectionError:
                 self.close()
-                answer = self._ask(request)
+                answer = self._ask_anew(request)
         if "pid" in answer:
             return int(answer["pid"])
         raise StartError(f"cannot start a process: {answer['error']}", transient=True)
@@ -91,6 +92,15 @@ class Spawner:
                 with contextlib.suppress(ChildProcessError):
                     os.waitid(os.P_PID, self._helper_pid, os.WEXITED)
                 self._helper_pid = None
+
+    def _ask_anew(self, request: bytes) -> dict[str, str]:
+        try:
+            return self._ask(request)
+        except ConnectionError as error:
+            self.close()
+            raise StartError(
+                f"the process that starts scripts was killed: {error}", transient=True
+            ) from error
 
     def _ask(self, request: bytes) -> dict[str, str]:
         self.start()

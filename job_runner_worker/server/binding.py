@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 
+import gevent
+import gevent.event
 import zmq
 
 from job_runner_worker.errors import ConfigError
 
 _BACKLOG = 512
+_READABLE = 1
 
 
 def listen(host: str, port: int, option: str) -> socket.socket:
@@ -33,6 +36,24 @@ def bind(end: zmq.Socket[bytes], host: str, port: int, option: str) -> int:
         end.close(linger=0)
         raise _error(host, port, option, error) from error
     return int(end.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+
+def wait_readable(
+    end: zmq.Socket[bytes], wake: gevent.event.Event, seconds: float
+) -> None:
+    """Wait for a message, for ``wake`` to be set, or for the end of some time."""
+    loop = gevent.get_hub().loop
+    # ZeroMQ's descriptor tells of changes only: whatever is there already, not.
+    if int(end.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        return
+    watcher = loop.io(int(end.getsockopt(zmq.FD)), _READABLE)
+    watcher.start(wake.set)
+    try:
+        loop.update_now()
+        wake.wait(seconds)
+    finally:
+        watcher.stop()
+        watcher.close()
 
 
 def bracketed(host: str) -> str:

@@ -21,7 +21,6 @@ from django.contrib.auth import (
     SESSION_KEY,
     get_user_model,
 )
-from django.core.management import call_command
 from django.db import transaction
 from django.utils.crypto import constant_time_compare
 
@@ -55,11 +54,6 @@ class Addresses:
     """Whose keys the worker needs; None where orders and events are plain."""
 
 
-def migrate() -> None:
-    """Bring the database to this version's tables."""
-    call_command("migrate", interactive=False, verbosity=0)
-
-
 def first_objects(folder: DataFolder) -> str | None:
     """Make what a new server needs; return the administrator's password if it is new.
 
@@ -72,6 +66,7 @@ def first_objects(folder: DataFolder) -> str | None:
     password = known.get("password") or secrets.token_urlsafe(PASSWORD_BYTES)
     write_json(folder.admin_json, {"user": ADMIN_NAME, "password": password})
     with transaction.atomic():
+        # First: of several processes that start at once, the others fail here.
         users.create_superuser(ADMIN_NAME, password=password)
         project = Project.objects.create(title=TITLE)
         pool = WorkerPool.objects.create(title=TITLE)

@@ -23,12 +23,15 @@ from django.utils import timezone
 from job_runner_worker import protocol
 from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.server import lifecycle, notices
-from job_runner_worker.server.binding import bind
+from job_runner_worker.server.binding import bind, wait_readable
 from job_runner_worker.server.curve_guard import ConnectionWatch, CurveGuard
 from job_runner_worker.server.health import PING_SECONDS
 from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
+from job_runner_worker.server.shared_offers import offer_book
 
+INTERNAL_ADDRESS = "inproc://orders"
+"""Where others in this process subscribe, for workers that they talk to."""
 REPEAT_SECONDS = 5.0
 """How often a kill order is sent until the worker has taken it."""
 LOOK_SECONDS = 5.0
@@ -40,7 +43,6 @@ LINGER_MILLISECONDS = 200
 TCP_KEEPALIVE_SECONDS = 60
 MAX_KILLS = 1000
 _PREFIX = protocol.BROADCAST_TOPIC_PREFIX.encode("ascii")
-_READABLE = 1
 _log = logging.getLogger(__name__)
 
 
@@ -60,8 +62,8 @@ class Broadcaster:
         self.listening: dict[str, datetime] = {}
         """The keys that somebody has subscribed to, and since when."""
         self._host = host
-        self._book = book or OfferBook()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._book = book or offer_book()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._wake = gevent.event.Event()
@@ -71,7 +73,7 @@ class Broadcaster:
 
     def start(self) -> None:
         """Bind and begin. Raises ConfigError where the port is taken."""
-        socket = self._context.socket(zmq.XPUB)
+        socket = self.context.socket(zmq.XPUB)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_FRAME_BYTES)
@@ -83,6 +85,7 @@ class Broadcaster:
         if self._guard is not None:
             self._watch = self._guard.protect(socket, "broadcaster")
         self.port = bind(socket, self._host, self.port, "--broadcast-port")
+        socket.bind(INTERNAL_ADDRESS)
         self._socket = socket
         notices.subscribe(self._hear_notice)
         self._greenlet = gevent.spawn(self._run)
@@ -96,7 +99,7 @@ class Broadcaster:
             self._watch.close()
         if self._socket is not None:
             self._socket.close(linger=LINGER_MILLISECONDS)
-        self._context.term()
+        self.context.term()
 
     def _hear_notice(self, notice: notices.Notice) -> None:
         """Called in the middle of a request: note it, wake the broadcaster."""
@@ -125,7 +128,7 @@ class Broadcaster:
             finally:
                 close_old_connections()
             ended = time.monotonic()
-            self._sleep(socket, wait_seconds)
+            wait_readable(socket, self._wake, wait_seconds)
             gevent.sleep(max(0.0, ended + GATHER_SECONDS - time.monotonic()))
 
     def _tick(self, newcomers: set[str]) -> float:
@@ -211,18 +214,3 @@ class Broadcaster:
             elif self._connections[api_key] <= 0:
                 del self._connections[api_key]
                 self.listening.pop(api_key, None)
-
-    def _sleep(self, socket: zmq.Socket[bytes], seconds: float) -> None:
-        """Wait for a notice, a subscription or the end of some time."""
-        loop = gevent.get_hub().loop
-        # ZeroMQ's descriptor tells of changes only: whatever is there already, not.
-        if int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            return
-        watcher = loop.io(int(socket.getsockopt(zmq.FD)), _READABLE)
-        watcher.start(self._wake.set)
-        try:
-            loop.update_now()
-            self._wake.wait(seconds)
-        finally:
-            watcher.stop()
-            watcher.close()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
 import gevent
 from django.contrib.auth import get_user
 from django.contrib.sessions.middleware import SessionMiddleware
@@ -10,8 +15,9 @@ from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections
 from django.http import HttpResponse
 
+from job_runner_worker import protocol
 from job_runner_worker.models import Event, EventKind
-from job_runner_worker.server import notices
+from job_runner_worker.server import bus, notices
 from job_runner_worker.server.binding import listen
 from job_runner_worker.server.broadcaster import Broadcaster
 from job_runner_worker.server.curve_guard import CurveGuard
@@ -19,32 +25,77 @@ from job_runner_worker.server.event_hub import EventHub
 from job_runner_worker.server.health import HealthCheck
 from job_runner_worker.server.http_server import HttpServer
 from job_runner_worker.server.notifications import Mailer
+from job_runner_worker.server.parts import (
+    BROADCASTER,
+    EVENTS,
+    HEALTH,
+    PARTS,
+    PLANNER,
+    WEB,
+)
 from job_runner_worker.server.planner import Planner
+from job_runner_worker.server.retention import Retention
 from job_runner_worker.server.serve import EVENTS_PATH, Ports
 from job_runner_worker.server.websocket import (
-    Allow,
     Environ,
     EventSockets,
+    Serve,
     is_same_origin,
 )
+from job_runner_worker.server.worker_channels import WORKER_PATH, WorkerChannels
+
+
+class _Part(Protocol):
+    """What is started once, and stopped."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
 
 _PUBLISHED = ("enqueued", "started", "returned")
 
 
 class Server:
-    """HTTP, WebSocket, broadcaster, event hub, planner, health check and mail."""
+    """HTTP, WebSocket, broadcaster, event hub, planner, health check and mail.
+
+    Or those of ``parts`` only: then other processes are the others. Each sends the
+    mail that it has written.
+    """
 
     def __init__(
-        self, bind: str, ports: Ports, guard: CurveGuard | None = None
+        self,
+        bind: str,
+        ports: Ports,
+        retention: Retention,
+        parts: Collection[str] = PARTS,
+        guard: CurveGuard | None = None,
     ) -> None:
         self.ports = ports
+        self.guard = guard
         self._bind = bind
         self._sockets = EventSockets()
-        self._hub = EventHub(bind, ports.events, self._sockets.publish, guard=guard)
+        self._bus = bus.for_database(self._sockets.publish)
+        self._hub = EventHub(bind, ports.events, self._hear_event, guard)
         self._broadcaster = Broadcaster(bind, ports.broadcast, guard=guard)
-        self._health = HealthCheck()
-        self._planner = Planner()
-        self._mailer = Mailer()
+        self._parts: list[_Part] = [Mailer()]
+        for name, part in (
+            (EVENTS, self._hub),
+            (BROADCASTER, self._broadcaster),
+            (HEALTH, HealthCheck()),
+            (HEALTH, retention),
+            (PLANNER, Planner()),
+        ):
+            if name in parts:
+                self._parts.append(part)
+        # A broadcaster tells workers of this process's WebSockets within it only.
+        self._channels = (
+            WorkerChannels(self._broadcaster.context, self._hear_event)
+            if WEB in parts and BROADCASTER in parts
+            else None
+        )
+        self._serves_websockets = EVENTS in parts
+        self._serves_web = WEB in parts
         self._http: list[HttpServer] = []
 
     def start(self) -> None:
@@ -52,36 +103,43 @@ class Server:
 
         HTTP last: who is answered there, finds the other ports open.
         """
-        self._hub.start()
-        self._broadcaster.start()
+        if self._bus is not None:
+            self._bus.start()
+        for part in self._parts:
+            part.start()
+        if self._channels is not None:
+            self._channels.start()
         notices.subscribe(self._publish)
-        self._health.start()
-        self._planner.start()
-        self._mailer.start()
-        websocket = listen(self._bind, self.ports.websocket, "--websocket-port")
-        http = listen(self._bind, self.ports.http, "--http-port")
-        self._http = [
-            HttpServer(websocket, None, self._find_anywhere),
-            HttpServer(http, get_wsgi_application(), self._find),
-        ]
+        found = {"broadcast": self._broadcaster.port, "events": self._hub.port}
+        if self._serves_websockets:
+            listener = listen(self._bind, self.ports.websocket, "--websocket-port")
+            found["websocket"] = listener.getsockname()[1]
+            self._http.append(HttpServer(listener, None, self._find_anywhere))
+        if self._serves_web:
+            listener = listen(self._bind, self.ports.http, "--http-port")
+            found["http"] = listener.getsockname()[1]
+            application = get_wsgi_application()
+            self._http.append(HttpServer(listener, application, self._find))
         for server in self._http:
             server.start()
-        self.ports = Ports(
-            http=http.getsockname()[1],
-            broadcast=self._broadcaster.port,
-            events=self._hub.port,
-            websocket=websocket.getsockname()[1],
-        )
+        self.ports = replace(self.ports, **found)
 
     def close(self) -> None:
         """Stop taking requests, finish those there are, then stop the rest."""
         self._sockets.close()
+        if self._channels is not None:
+            self._channels.close()
         gevent.joinall([gevent.spawn(server.stop_gently) for server in self._http])
-        self._planner.close()
-        self._mailer.close()
-        self._health.close()
-        self._broadcaster.close()
-        self._hub.close()
+        for part in reversed(self._parts):
+            part.close()
+        if self._bus is not None:
+            self._bus.close()
+
+    def _hear_event(self, body: bytes) -> None:
+        """Pass on what a worker has published, to browsers of other processes, too."""
+        self._sockets.publish(body)
+        if self._bus is not None:
+            self._bus.send_event(body)
 
     def _publish(self, notice: notices.Notice) -> None:
         """Publish what the server did to a run; of a worker's doings it tells us."""
@@ -90,13 +148,18 @@ class Server:
             and notice.event in _PUBLISHED
             and not notice.by_worker
         ):
-            self._hub.publish(Event(EventKind.RUN, notice.event, notice.run_id))
+            event = Event(EventKind.RUN, notice.event, notice.run_id)
+            self._sockets.publish(protocol.encode_event(event)[1])
 
-    def _find_anywhere(self, path: str) -> tuple[EventSockets, Allow]:
-        return self._sockets, lambda environ: True
+    def _find_anywhere(self, path: str) -> Serve:
+        return partial(self._sockets.serve, allow=lambda environ: True)
 
-    def _find(self, path: str) -> tuple[EventSockets, Allow] | None:
-        return (self._sockets, may_listen) if path == EVENTS_PATH else None
+    def _find(self, path: str) -> Serve | None:
+        if path == WORKER_PATH and self._channels is not None:
+            return self._channels.serve
+        if path == EVENTS_PATH:
+            return partial(self._sockets.serve, allow=may_listen)
+        return None
 
 
 def may_listen(environ: Environ) -> bool:

@@ -11,7 +11,9 @@ libzmq asks who is let in by ZAP (ZeroMQ RFC 27), over a socket within the proce
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
 import time
 from pathlib import Path
@@ -100,6 +102,14 @@ class CurveGuard:
         return {key: name for name, key in _WORKER.findall(text)}
 
 
+def opened(data_path: Path) -> CurveGuard:
+    """Return a server's guard, and print what its workers need. Raises ConfigError."""
+    guard = CurveGuard(data_path)
+    guard.open()
+    print(f"For workers: curve_server_key = {guard.server_key}", flush=True)
+    return guard
+
+
 class ConnectionWatch:
     """Answers for one socket who is let in, and tells who is not."""
 
@@ -179,6 +189,11 @@ class ConnectionWatch:
 
 
 def _pair_in(path: Path) -> KeyPair:
+    """Return the keys in a file; of several who make it at once, the first counts."""
     if not path.exists():
-        write_private(path, curve.generate().text())
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        write_private(draft, curve.generate().text())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
     return read_pair(path)

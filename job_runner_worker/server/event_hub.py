@@ -10,7 +10,6 @@ import zmq.green as zmq
 
 from job_runner_worker import protocol
 from job_runner_worker.errors import ProtocolError
-from job_runner_worker.models import Event
 from job_runner_worker.server.binding import bind
 from job_runner_worker.server.curve_guard import ConnectionWatch, CurveGuard
 
@@ -46,10 +45,6 @@ class EventHub:
             self._watch = self._guard.protect(self._socket, "event hub")
         self.port = bind(self._socket, self._host, self.port, "--events-port")
         self._greenlet = gevent.spawn(self._listen)
-
-    def publish(self, event: Event) -> None:
-        """Publish an event of the server's own, the same way."""
-        self._publish(protocol.encode_event(event)[1])
 
     def close(self) -> None:
         """Stop listening."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from gevent import pool, pywsgi
 
-from job_runner_worker.server.websocket import Allow, Environ, EventSockets
+from job_runner_worker.server.websocket import Environ, Serve
 
-FindWebSocket = Callable[[str], tuple[EventSockets, Allow] | None]
+FindWebSocket = Callable[[str], Serve | None]
 """From a path to who serves WebSockets there."""
 
-MAX_CONNECTIONS = 2000
+MAX_CONNECTIONS = 5000
 STOP_SECONDS = 5.0
 _FIND = "job_runner_worker.find_websocket"
 _IDLE = "job_runner_worker.idle"
@@ -83,5 +83,4 @@ class _Handler(pywsgi.WSGIHandler):
             super().run_application()
             return
         self.close_connection = True
-        sockets, allow = found
-        self.status = str(sockets.serve(self.socket, environ, allow))
+        self.status = str(found(self.socket, environ))

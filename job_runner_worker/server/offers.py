@@ -90,6 +90,7 @@ class OfferBook:
         ``listening``: the keys of workers that hear what is sent, and since when.
         """
         with transaction.atomic():
+            self._refresh(now)
             candidates = self._candidates(now, listening)
             self._let_lapse(now, candidates)
             made = []
@@ -107,6 +108,9 @@ class OfferBook:
                     made.append(Offer(run["id"], key, now + _OFFER, run["job"], turn))
         self._standing.update({offer.run_id: offer for offer in made})
         return made
+
+    def _refresh(self, now: datetime) -> None:
+        """Learn what others have offered; nobody else does where there is one book."""
 
     def _candidates(
         self, now: datetime, listening: Mapping[str, datetime]
@@ -203,6 +207,11 @@ class OfferBook:
             if others or group:
                 return self._choose(others or group)
         return None
+
+
+def holds_until(offered_at: datetime) -> datetime:
+    """Return when an offer ends."""
+    return offered_at + _OFFER
 
 
 def _candidate(worker: Worker) -> Candidate:

@@ -9,28 +9,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import ipaddress
 import logging
 import os
 import signal
-import socket
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Any
 
 from job_runner_worker import __version__, data_folder, worker_log
 from job_runner_worker.data_folder import DataFolder, write_json
 from job_runner_worker.errors import ConfigError
-from job_runner_worker.server import upkeep
+from job_runner_worker.server import parts, preparation, proxy, upkeep
+from job_runner_worker.server.preparation import (
+    DATABASE_VARIABLE as DATABASE_VARIABLE,
+)
+from job_runner_worker.server.preparation import LOOPBACK
+from job_runner_worker.server.preparation import MAIL_VARIABLE as MAIL_VARIABLE
 
-DATABASE_VARIABLE = "JOB_RUNNER_DATABASE"
-MAIL_VARIABLE = "JOB_RUNNER_MAIL"
-LOOPBACK = "127.0.0.1"
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
-_NEEDED = ("cronsim", "django", "rest_framework", "drf_spectacular", "wsproto")
+if TYPE_CHECKING:
+    from job_runner_worker.server.composition import Server
+
+_NEEDED = (
+    *("axes", "cronsim", "django", "drf_spectacular", "markdown_it"),
+    *("rest_framework", "wsproto"),
+)
 _PORT_HELP = "port for %s (default %%(default)s; 0: any free one)"
 _log = logging.getLogger(__name__)
 
@@ -52,6 +57,12 @@ class Ports:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `run` needs."""
     add_options(parser)
+    parts.add_arguments(parser)
+    parser.add_argument(
+        "--migrate",
+        action="store_true",
+        help="bring the tables of the database up to date first, as standalone does",
+    )
     upkeep.add_arguments(parser)
 
 
@@ -113,6 +124,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of jobs that have none of their own, such as Europe/Amsterdam (default"
         " %(default)s)",
     )
+    proxy.add_arguments(parser)
+    upkeep.add_retention(parser)
     for name, port, what in (
         ("http", 8000, "the REST API and the dashboard"),
         ("broadcast", 5556, "orders to workers"),
@@ -137,17 +150,19 @@ def run(arguments: argparse.Namespace) -> int:
     worker_log.configure("info")
     _configure_other_logs()
     folder = folder_of(arguments)
-    if arguments.action:
+    if arguments.action not in (None, *upkeep.ALONE):
         return _keep_up(folder, arguments)
     folder.make()
     # The database's files, too, are for nobody else.
     os.umask(0o077)
-    with folder.locked("server"):
+    with contextlib.nullcontext() if arguments.only else folder.locked("server"):
+        if arguments.action:
+            return _keep_up(folder, arguments)
         try:
-            _set_up_django(folder, arguments)
+            preparation.prepare(folder, arguments)
             return _serve(folder, arguments)
         finally:
-            _close_database()
+            preparation.close_database()
 
 
 def folder_of(arguments: argparse.Namespace) -> DataFolder:
@@ -173,7 +188,7 @@ def require_extra() -> None:
 
 
 def _keep_up(folder: DataFolder, arguments: argparse.Namespace) -> int:
-    _configure_django(folder, arguments)
+    preparation.configure(folder, arguments)
     from django.core.exceptions import ImproperlyConfigured
     from django.db import Error
 
@@ -183,113 +198,63 @@ def _keep_up(folder: DataFolder, arguments: argparse.Namespace) -> int:
         raise ConfigError(f"the database cannot be used: {error}") from error
 
 
-def _configure_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
-    from job_runner_worker.server import django_settings
-
-    django_settings.configure(
-        folder.path,
-        arguments.database or os.environ.get(DATABASE_VARIABLE) or None,
-        allowed_hosts=_allowed_hosts(arguments),
-        TIME_ZONE=_time_zone(arguments.time_zone),
-        **django_settings.mail(
-            arguments.mail or os.environ.get(MAIL_VARIABLE) or None,
-            arguments.mail_from,
-        ),
-    )
-
-
-def _set_up_django(folder: DataFolder, arguments: argparse.Namespace) -> None:
-    _configure_django(folder, arguments)
-    from django.conf import settings
-    from django.core.exceptions import ImproperlyConfigured
-    from django.db import Error, close_old_connections
-
-    from job_runner_worker.server import bootstrap
-    from job_runner_worker.server.api_auth import SHA1_SETTING
-
-    setattr(settings, SHA1_SETTING, not arguments.no_sha1)
-    try:
-        _try_postgresql()
-        bootstrap.migrate()
-        password = bootstrap.first_objects(folder)
-    except (Error, ImproperlyConfigured) as error:
-        raise ConfigError(f"the database cannot be used: {error}") from error
-    finally:
-        close_old_connections()
-    if password is not None:
-        print(f"The administrator's name is {bootstrap.ADMIN_NAME},", end=" ")
-        print(f"the password {password} (also in {folder.admin_json}).", flush=True)
-
-
 def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
     import gevent
     import gevent.event
 
+    from job_runner_worker.server import curve_guard, retention
     from job_runner_worker.server.composition import Server
 
     stop = gevent.event.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
-    guard = _guard(folder) if arguments.curve else None
-    server = Server(arguments.bind, ports_of(arguments), guard=guard)
+    only = arguments.only
+    server = Server(
+        arguments.bind,
+        ports_of(arguments),
+        retention.of(arguments),
+        only or parts.PARTS,
+        curve_guard.opened(folder.path) if arguments.curve else None,
+    )
     try:
         server.start()
-        _publish_addresses(folder, arguments.bind, server.ports, guard)
+        _publish_addresses(folder, arguments.bind, server, only)
         stop.wait()
         _log.info("stopping")
     finally:
         server.close()
-        with contextlib.suppress(FileNotFoundError):
-            folder.server_json.unlink()
+        if not only:
+            with contextlib.suppress(FileNotFoundError):
+                folder.server_json.unlink()
     return os.EX_OK
 
 
-def _try_postgresql() -> None:
-    """Raise what is wrong at once; a pool tries for ten seconds, and says less."""
-    from django.db import connection
-
-    if connection.vendor == "postgresql":
-        parameters = {"connect_timeout": 10} | connection.get_connection_params()
-        with connection.wrap_database_errors:
-            connection.Database.connect(**parameters).close()
-
-
-def _close_database() -> None:
-    """End the threads of PostgreSQL's pool while there are threads."""
-    from django.conf import settings
-    from django.db import connection
-
-    if not settings.configured:
-        return
-    connection.close()
-    if connection.vendor == "postgresql":
-        connection.close_pool()
-
-
-def _guard(folder: DataFolder) -> Any:
-    from job_runner_worker.server.curve_guard import CurveGuard
-
-    guard = CurveGuard(folder.path)
-    guard.open()
-    print(f"For workers: curve_server_key = {guard.server_key}", flush=True)
-    return guard
-
-
 def _publish_addresses(
-    folder: DataFolder, bind: str, ports: Ports, guard: Any = None
+    folder: DataFolder, bind: str, server: Server, only: tuple[str, ...] | None
 ) -> None:
-    """Say where the server is: to people, to the worker here, to the command line."""
+    """Say where the server is: to people, to the worker here, to the command line.
+
+    One part of a server knows only its own address: it tells people, and as ``web``
+    the command line.
+    """
     from django.db import close_old_connections
 
     from job_runner_worker.server import bootstrap
     from job_runner_worker.server.binding import bracketed
 
+    ports, guard = server.ports, server.guard
     host = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(bind, bind)
     url = f"http://{bracketed(host)}:{ports.http}"
     addresses = bootstrap.Addresses(url, host, ports.broadcast, ports.events, guard)
-    bootstrap.write_worker_ini(folder, addresses)
-    bootstrap.write_client_json(folder, addresses)
+    if not only:
+        bootstrap.write_worker_ini(folder, addresses)
+    if not only or parts.WEB in only:
+        bootstrap.write_client_json(folder, addresses)
     close_old_connections()
+    if only:
+        print(f"Job-Runner server {__version__}: {parts.where(only, ports, url)}")
+        sys.stdout.flush()
+        return
     content: dict[str, Any] = {"pid": os.getpid(), "version": __version__, "url": url}
     content["ports"] = asdict(ports)
     # Last: who finds it, finds the others.
@@ -299,36 +264,6 @@ def _publish_addresses(
         f"events: port {ports.events}, WebSocket: port {ports.websocket})",
         flush=True,
     )
-
-
-def _allowed_hosts(arguments: argparse.Namespace) -> list[str]:
-    """Return the names of this server in requests: others are refused."""
-    names = ["localhost", LOOPBACK, "[::1]", *arguments.allowed_host]
-    if not _is_loopback(arguments.bind):
-        here = {socket.gethostname(), socket.getfqdn()}
-        for name in tuple(here):
-            with contextlib.suppress(OSError):
-                found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-                here |= {str(address[4][0]) for address in found}
-        here.add(arguments.bind)
-        names += [f"[{name}]" if ":" in name else name for name in sorted(here)]
-    return names
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
-def _time_zone(name: str) -> str:
-    try:
-        return ZoneInfo(name).key
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"--time-zone {name!r} is none: give a name such as Europe/Amsterdam"
-        ) from error
 
 
 def _configure_other_logs() -> None:

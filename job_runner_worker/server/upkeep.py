@@ -6,6 +6,7 @@ import argparse
 import os
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from job_runner_worker.errors import ConfigError
 
+NIGHTLY_DAYS = 180
+NIGHTLY_KEEP_RUNS = 100
 BATCH_RUNS = 500
 """So many are deleted in one transaction: nobody waits long."""
 
@@ -22,52 +25,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         nargs="?",
-        choices=("prune", "backup"),
-        help="instead of serving: delete old runs, or save the database in FILE",
+        choices=tuple(_ACTIONS),
+        help="instead of serving: bring the tables up to date; delete old runs; save"
+        " the database in FILE; look whether these options are safe for a server that"
+        " others reach",
     )
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE")
-    parser.add_argument(
-        "--keep-runs",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="prune: keep the latest N of each job (default %(default)s)",
-    )
+
+
+def add_retention(parser: argparse.ArgumentParser) -> None:
+    """Add what says which runs are deleted: by prune, and every night."""
     parser.add_argument(
         "--older-than",
         type=_natural,
         metavar="DAYS",
-        help="prune: delete what has ended before so many days",
+        help="delete runs that ended before so many days: every night (default"
+        f" {NIGHTLY_DAYS}), or with `server prune` now",
     )
+    parser.add_argument(
+        "--keep-runs",
+        type=_natural,
+        metavar="N",
+        help=f"but keep the latest N of each job (default: {NIGHTLY_KEEP_RUNS} every"
+        " night, none with `server prune`)",
+    )
+    parser.add_argument(
+        "--no-prune", action="store_true", help="delete nothing in the night"
+    )
+
+
+def retention_words(arguments: argparse.Namespace) -> list[str]:
+    """Return the same options for another command line."""
+    words = ["--no-prune"] if arguments.no_prune else []
+    if arguments.older_than is not None:
+        words.append(f"--older-than={arguments.older_than}")
+    if arguments.keep_runs is not None:
+        words.append(f"--keep-runs={arguments.keep_runs}")
+    return words
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what ``action`` says, with Django set up; return the exit status."""
-    from django.db import close_old_connections, connection
+    from django.db import close_old_connections
 
-    name = str(connection.settings_dict["NAME"])
-    if connection.vendor == "sqlite" and not Path(name).exists():
-        raise ConfigError(f"there is no database {name}: say where with --data")
     try:
-        if arguments.action == "backup":
-            if arguments.file is None:
-                raise ConfigError("server backup: say in which FILE")
-            backup(arguments.file)
-            print(f"saved in {arguments.file}")
-        else:
-            if arguments.older_than is None:
-                raise ConfigError("server prune: say --older-than how many DAYS")
-            count = prune(arguments.keep_runs, timedelta(days=arguments.older_than))
-            print(f"{count} runs are deleted")
+        print(_ACTIONS[arguments.action](arguments))
     finally:
         close_old_connections()
     return os.EX_OK
 
 
-def prune(keep_runs: int, older_than: timedelta) -> int:
+def _migrate(arguments: argparse.Namespace) -> str:
+    from job_runner_worker.server import tables
+
+    count = tables.migrate()
+    return f"{count} steps taken" if count else "the tables are up to date"
+
+
+def _backup(arguments: argparse.Namespace) -> str:
+    _require_database()
+    if arguments.file is None:
+        raise ConfigError("server backup: say in which FILE")
+    path = Path(arguments.file)
+    backup(path)
+    return f"saved in {path}"
+
+
+def _prune(arguments: argparse.Namespace) -> str:
+    _require_database()
+    if arguments.older_than is None:
+        raise ConfigError("server prune: say --older-than how many DAYS")
+    count = prune(arguments.keep_runs or 0, timedelta(days=arguments.older_than))
+    return f"{count} runs are deleted"
+
+
+def _check(arguments: argparse.Namespace) -> str:
+    from django.core.management import CommandError, call_command
+
+    try:
+        call_command("check", deploy=True, fail_level="WARNING")
+    except CommandError as error:
+        raise ConfigError(f"server check: {error}") from error
+    return "as it should be"
+
+
+def _require_database() -> None:
+    from django.db import connection
+
+    name = str(connection.settings_dict["NAME"])
+    if connection.vendor == "sqlite" and not Path(name).exists():
+        raise ConfigError(f"there is no database {name}: say where with --data")
+
+
+def prune(
+    keep_runs: int, older_than: timedelta, pause: Callable[[], object] = lambda: None
+) -> int:
     """Delete runs that ended so long ago; return how many.
 
     The latest ``keep_runs`` that have ended of each job are kept however old they are.
+    ``pause`` is called between two transactions.
     """
     from django.utils import timezone
 
@@ -83,6 +139,7 @@ def prune(keep_runs: int, older_than: timedelta) -> int:
         while batch := list(old.values_list("pk", flat=True)[:BATCH_RUNS]):
             Run.objects.filter(pk__in=batch).delete()
             count += len(batch)
+            pause()
     return count
 
 
@@ -141,3 +198,13 @@ def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 6:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number to 999999")
     return int(text)
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "migrate": _migrate,
+    "backup": _backup,
+    "prune": _prune,
+    "check": _check,
+}
+ALONE = ("migrate",)
+"""What is not done while a server uses the folder."""

@@ -1,4 +1,4 @@
-"""Events to browsers: WebSocket connections that only ever listen.
+"""WebSockets of browsers, which only ever listen, and what all WebSockets share.
 
 One text frame per event, nothing is replayed, no subprotocol. Source: protocol.md,
 section 2. The protocol itself is wsproto's; this module moves its bytes.
@@ -24,6 +24,8 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 Environ = dict[str, Any]
 Allow = Callable[[Environ], bool]
 """Whether a request, as a WSGI environment, may listen."""
+Serve = Callable[[socket.socket, Environ], int]
+"""Talks WebSocket over a connection until its end; returns the HTTP status given."""
 
 MAX_CLIENTS = 500
 MAX_WAITING_FRAMES = 1000
@@ -32,6 +34,8 @@ PING_SECONDS = 30.0
 SILENCE_SECONDS = 75.0
 """A client that has not answered pings for so long is dropped."""
 SEND_SECONDS = 10.0
+MAX_HEARD_CHARACTERS = 16 * 1024
+"""What a worker says is some hundred characters."""
 _CHUNK_BYTES = 16 * 1024
 _log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ class EventSockets:
 
     def __init__(self, max_clients: int = MAX_CLIENTS) -> None:
         self._max_clients = max_clients
-        self._clients: set[_Client] = set()
+        self._clients: set[Client] = set()
         self._closed = False
 
     def __len__(self) -> int:
@@ -55,16 +59,14 @@ class EventSockets:
 
     def serve(self, connection: socket.socket, environ: Environ, allow: Allow) -> int:
         """Talk to one client until it goes; return the HTTP status it was given."""
-        try:
-            protocol = _handshake(environ)
-        except RemoteProtocolError as error:
-            headers = getattr(error.event_hint, "headers", [])
-            return _refuse(connection, HTTPStatus.BAD_REQUEST, headers)
+        protocol = handshake(connection, environ)
+        if protocol is None:
+            return HTTPStatus.BAD_REQUEST
         if not allow(environ):
-            return _refuse(connection, HTTPStatus.FORBIDDEN)
+            return refuse(connection, HTTPStatus.FORBIDDEN)
         if self._closed or len(self._clients) >= self._max_clients:
-            return _refuse(connection, HTTPStatus.SERVICE_UNAVAILABLE)
-        client = _Client(connection, protocol)
+            return refuse(connection, HTTPStatus.SERVICE_UNAVAILABLE)
+        client = Client(connection, protocol)
         self._clients.add(client)
         try:
             client.run()
@@ -79,12 +81,23 @@ class EventSockets:
             client.leave()
 
 
-class _Client:
-    """One connection: its own greenlet reads, another one writes."""
+class Client:
+    """One connection: its own greenlet reads, another one writes.
 
-    def __init__(self, connection: socket.socket, protocol: WSConnection) -> None:
+    ``hear`` is called with each text that the client sends; it may raise
+    RemoteProtocolError, which ends the connection. Without it texts are ignored.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        protocol: WSConnection,
+        hear: Callable[[str], None] | None = None,
+    ) -> None:
         self._connection = connection
         self._protocol = protocol
+        self._hear = hear
+        self._text = ""
         self._waiting: queue.Queue[events.Event | None] = queue.Queue(
             MAX_WAITING_FRAMES
         )
@@ -123,16 +136,32 @@ class _Client:
                     return
                 self._queue(events.Ping())
                 continue
+            if not data:
+                return
             heard = time.monotonic()
-            self._protocol.receive_data(data or None)
+            self._protocol.receive_data(data)
             for event in self._protocol.events():
-                # What a client says is not for us; only its pings and its goodbye.
-                if isinstance(event, events.Ping):
+                # What a browser says is not for us; only its pings and its goodbye.
+                if isinstance(event, events.Message):
+                    self._listen_to(event)
+                elif isinstance(event, events.Ping):
                     self._queue(event.response())
                 elif isinstance(event, events.CloseConnection):
                     if self._protocol.state is ConnectionState.REMOTE_CLOSING:
                         self._queue(event.response())
                     return
+
+    def _listen_to(self, event: events.Message) -> None:
+        if self._hear is None:
+            return
+        if not isinstance(event, events.TextMessage):
+            raise RemoteProtocolError("a message that is no text")
+        self._text += event.data
+        if len(self._text) > MAX_HEARD_CHARACTERS:
+            raise RemoteProtocolError("too long a message")
+        if event.message_finished:
+            text, self._text = self._text, ""
+            self._hear(text)
 
     def _write(self) -> None:
         with suppress(OSError, LocalProtocolError, gevent.Timeout):
@@ -171,6 +200,19 @@ def is_same_origin(environ: Environ) -> bool:
     return origin is None or origin.partition("://")[2] == environ.get("HTTP_HOST")
 
 
+def handshake(connection: socket.socket, environ: Environ) -> WSConnection | None:
+    """Return what answers a handshake; None where there is none, and it was refused."""
+    try:
+        return _handshake(environ)
+    except RemoteProtocolError as error:
+        refuse(
+            connection,
+            HTTPStatus.BAD_REQUEST,
+            getattr(error.event_hint, "headers", []),
+        )
+        return None
+
+
 def _handshake(environ: Environ) -> WSConnection:
     """Raises RemoteProtocolError where the request is no WebSocket handshake."""
     if environ["REQUEST_METHOD"] != "GET":
@@ -187,11 +229,12 @@ def _handshake(environ: Environ) -> WSConnection:
     return protocol
 
 
-def _refuse(
+def refuse(
     connection: socket.socket,
     status: HTTPStatus,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> int:
+    """Answer a request that becomes no WebSocket; return its status."""
     lines = [f"HTTP/1.1 {status:d} {status.phrase}".encode()]
     lines += [name + b": " + value for name, value in headers]
     lines += [b"Content-Length: 0", b"Connection: close", b"", b""]

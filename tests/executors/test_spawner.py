@@ -12,6 +12,7 @@ import pytest
 from waiting import alive_below, eventually, spawn_helpers
 
 from job_runner_worker.errors import StartError
+from job_runner_worker.executors import spawner as spawner_module
 from job_runner_worker.executors.process_tree import identify, is_alive, send_signal
 from job_runner_worker.executors.spawner import Spawner
 
@@ -87,6 +88,21 @@ def test_a_helper_that_was_killed_is_started_again(spawner, folder):
     assert spawner.helper() != first
     assert identify(pid) is not None
     assert len(alive_below(folder.path)) == 2
+
+
+def test_a_helper_that_is_killed_again_and_again_is_a_start_failure_for_now(
+    monkeypatch, tmp_path
+):
+    dying = tmp_path / "dying.py"
+    dying.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setattr(spawner_module, "_HELPER", dying)
+    spawner = Spawner()
+    try:
+        with pytest.raises(StartError, match="was killed") as failure:
+            spawner.spawn(tmp_path, LONG, {})
+    finally:
+        spawner.close()
+    assert failure.value.transient
 
 
 def test_a_helper_that_ends_takes_no_shim_with_it(folder):

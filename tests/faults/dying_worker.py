@@ -42,6 +42,7 @@ class Steps:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self.journal = os.open(journal_path, flags, 0o600)
         self.is_under_way = False
+        self.write = os.write
 
     def wrap(self, owner, name, describe):
         """Make a step of a function wherever ``describe`` has words for its call."""
@@ -54,7 +55,7 @@ class Steps:
                 return original(*args, **kwargs)
             self.counts[what] += 1
             step = f"{what} #{self.counts[what]}"
-            os.write(self.journal, f"{step}\n".encode())
+            self.write(self.journal, f"{step}\n".encode())
             self.die_if("before", step)
             result = original(*args, **kwargs)
             self.die_if("after", step)
@@ -68,24 +69,34 @@ class Steps:
 
     def describe_file(self, name):
         def describe(path, *_, dir_fd=None, **__):
-            if dir_fd is not None:
-                return f"{name} below a folder" if self.is_under_way else None
-            return self.describe_path(name, path)
+            return self.describe_path(name, path, dir_fd)
 
         return describe
 
-    def describe_path(self, name, path):
-        found = self.folder.search(os.fspath(path)) if _is_text(path) else None
+    def describe_path(self, name, path, dir_fd=None):
+        if not isinstance(path, str | os.PathLike):
+            return None
+        if dir_fd is not None:
+            # Where the folder is now: it may have been renamed since it was opened.
+            path = os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
+        found = self.folder.search(os.fspath(path))
         if found is None:
             return None
         self.is_under_way = True
         return f"{name} RUN{found[1]}"
 
-    def describe_open(self, path, flags, *_, **__):
-        return self.describe_path("open", path) if flags & _WRITES else None
+    def describe_open(self, path, flags, *_, dir_fd=None, **__):
+        return self.describe_path("open", path, dir_fd) if flags & _WRITES else None
 
-    def describe_rename(self, source, target, **_):
-        what = self.describe_path("rename", source)
+    def describe_write(self, descriptor, *_):
+        try:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            return None
+        return self.describe_path("write", path)
+
+    def describe_rename(self, source, target, *, src_dir_fd=None, **_):
+        what = self.describe_path("rename", source, src_dir_fd)
         return what and f"{what} to {os.path.basename(target).lstrip('0123456789')}"
 
     def describe_request(self, adapter, request, **_):
@@ -107,14 +118,11 @@ class Steps:
         return describe
 
 
-def _is_text(path):
-    return isinstance(path, str | os.PathLike)
-
-
 def install(steps):
     for name in ("mkdir", "mkfifo", "unlink", "rmdir", "chmod"):
         steps.wrap(os, name, steps.describe_file(name))
     steps.wrap(os, "open", steps.describe_open)
+    steps.wrap(os, "write", steps.describe_write)
     steps.wrap(os, "rename", steps.describe_rename)
     steps.wrap(requests.adapters.HTTPAdapter, "send", steps.describe_request)
     steps.wrap(http.client.HTTPConnection, "getresponse", steps.describe_wait)

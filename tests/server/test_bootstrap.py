@@ -30,13 +30,15 @@ def mode_of(path):
 
 def test_a_new_server_has_something_to_work_with(folder):
     from django.contrib.auth import authenticate
+    from django.http import HttpRequest
 
     from job_runner_worker.server import bootstrap
     from job_runner_worker.server.models import JobTemplate, Worker
 
     password = bootstrap.first_objects(folder)
 
-    assert authenticate(username="admin", password=password).is_superuser
+    user = authenticate(HttpRequest(), username="admin", password=password)
+    assert user.is_superuser
     assert json.loads(folder.admin_json.read_text())["password"] == password
     assert mode_of(folder.admin_json) == 0o600
     worker = Worker.objects.get()

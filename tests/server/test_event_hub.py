@@ -1,5 +1,6 @@
 """From a worker's PUB socket to a browser's WebSocket, with real sockets."""
 
+import functools
 import json
 from http.cookies import SimpleCookie
 from io import BytesIO
@@ -102,7 +103,9 @@ def port(sockets):
 
     def find(path):
         allowed = {"/open/": True, "/closed/": False}.get(path)
-        return None if allowed is None else (sockets, lambda environ: allowed)
+        if allowed is None:
+            return None
+        return functools.partial(sockets.serve, allow=lambda environ: allowed)
 
     server = HttpServer(listen("127.0.0.1", 0, "--http-port"), page, find)
     server.start()
@@ -170,23 +173,11 @@ def test_what_is_no_event_is_not_passed_on(hub, publisher, browse, frames):
     assert json.loads(browser.text())["run_id"] == 9
 
 
-def test_the_server_publishes_its_own_events_the_same_way(hub, browse):
+def test_nothing_is_replayed_to_who_comes_later(sockets, browse):
+    sockets.publish(b'{"run_id": 1}')
     browser = browse()
 
-    hub.publish(Event(EventKind.RUN, "returned", 4))
-
-    assert json.loads(browser.text()) == {
-        "kind": "run",
-        "event": "returned",
-        "run_id": 4,
-    }
-
-
-def test_nothing_is_replayed_to_who_comes_later(hub, browse):
-    hub.publish(Event(EventKind.RUN, "returned", 1))
-    browser = browse()
-
-    hub.publish(Event(EventKind.RUN, "returned", 2))
+    sockets.publish(b'{"run_id": 2}')
 
     assert json.loads(browser.text())["run_id"] == 2
 
@@ -202,6 +193,18 @@ def test_a_browser_that_says_goodbye_is_forgotten(sockets, browse):
     browser.send(events.CloseConnection(code=1000))
 
     assert isinstance(browser.next_event(), events.CloseConnection)
+    until(lambda: len(sockets) == 0)
+
+
+def test_a_browser_that_is_gone_before_it_is_answered_holds_nobody_up(sockets, port):
+    protocol_of_it = WSConnection(ConnectionType.CLIENT)
+    browser = socket.create_connection(("127.0.0.1", port), LIMIT_SECONDS)
+    browser.sendall(protocol_of_it.send(events.Request("127.0.0.1", "/open/")))
+    browser.close()
+
+    other = Browser(port, "/open/")
+    assert isinstance(other.answer, events.AcceptConnection)
+    other.close()
     until(lambda: len(sockets) == 0)
 
 

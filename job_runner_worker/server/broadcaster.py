@@ -25,9 +25,9 @@ from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.server import lifecycle, notices
 from job_runner_worker.server.binding import bind, wait_readable
 from job_runner_worker.server.curve_guard import ConnectionWatch, CurveGuard
-from job_runner_worker.server.health import PING_SECONDS
 from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
+from job_runner_worker.server.pulse import PING_SECONDS
 from job_runner_worker.server.shared_offers import offer_book
 
 INTERNAL_ADDRESS = "inproc://orders"
@@ -59,8 +59,8 @@ class Broadcaster:
         self.port = port
         self._guard = guard
         self._watch: ConnectionWatch | None = None
-        self.listening: dict[str, datetime] = {}
-        """The keys that somebody has subscribed to, and since when."""
+        self.listening: set[str] = set()
+        """The keys that somebody has subscribed to."""
         self._host = host
         self._book = book or offer_book()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -202,7 +202,7 @@ class Broadcaster:
             try:
                 message = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return newcomers & self.listening.keys()
+                return newcomers & self.listening
             begins, topic = message[:1] == b"\1", message[1:]
             if not topic.startswith(_PREFIX):
                 continue
@@ -210,7 +210,7 @@ class Broadcaster:
             self._connections[api_key] += 1 if begins else -1
             if begins:
                 newcomers.add(api_key)
-                self.listening.setdefault(api_key, timezone.now())
+                self.listening.add(api_key)
             elif self._connections[api_key] <= 0:
                 del self._connections[api_key]
-                self.listening.pop(api_key, None)
+                self.listening.discard(api_key)

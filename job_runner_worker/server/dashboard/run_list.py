@@ -22,8 +22,8 @@ from job_runner_worker.server.api_runs import in_state
 from job_runner_worker.server.dashboard.access import page
 from job_runner_worker.server.dashboard.durations import usual_seconds
 from job_runner_worker.server.dashboard.run_words import Look, duration_of, look_of
-from job_runner_worker.server.health import SILENCE_SECONDS
 from job_runner_worker.server.models import Job, Project, Run, Worker, WorkerPool
+from job_runner_worker.server.pulse import SILENCE_SECONDS
 from job_runner_worker.server.serializers import MAX_ID
 
 PAGE_ROWS = 50

@@ -15,8 +15,8 @@ from django.views.decorators.http import require_safe
 from job_runner_worker.server.api_auth import visible
 from job_runner_worker.server.dashboard.access import page
 from job_runner_worker.server.dashboard.run_words import Look
-from job_runner_worker.server.health import SILENCE_SECONDS
 from job_runner_worker.server.models import Run, Worker, WorkerPool
+from job_runner_worker.server.pulse import SILENCE_SECONDS
 
 ANSWERS = Look("succeeded", "responsive")
 SILENT = Look("failed", "not responsive")

@@ -36,7 +36,6 @@ WORDS = (
     "ledger",
 )
 PURE = (
-    "curve",
     "protocol",
     "auth",
     "backoff",
@@ -76,7 +75,7 @@ CORE = (
     "console",
     "control",
 )
-BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
+BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "curve", "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
@@ -96,6 +95,7 @@ LAYERS = {
         ),
     ),
     "pure": Layer(PURE, (*WORDS, "mac")),
+    "sockets": Layer(("curve",), WORDS),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),
@@ -122,7 +122,10 @@ LAYERS = {
     # The server lives with the worker's words and with Django, and with nothing else.
     "server": Layer(
         ("server", "server.*"),
-        (*WORDS, *PURE, "__init__", "data_folder", "worker_log", "server", "server.*"),
+        (
+            *(*WORDS, *PURE, "curve", "__init__", "data_folder", "worker_log"),
+            *("server", "server.*"),
+        ),
     ),
     "client": Layer(
         ("client", "client.*", "data_folder"),

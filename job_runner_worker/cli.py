@@ -46,6 +46,11 @@ _COMMANDS = {
     "pause": ("claim no new run", "operator.pause"),
     "resume": ("claim runs again", "operator.resume"),
     "keygen": ("make keys that encrypt orders and events", "keygen"),
+    "launch-scheduled": ("start what is due, for a crontab", "cron.launch_scheduled"),
+    "propagate-statuses": (
+        "tell the server of ends, and kill, for a crontab",
+        "cron.propagate_statuses",
+    ),
     "doctor": ("try out what a worker needs, line by line", "doctor"),
     "server": ("the central server", "server.serve"),
     "standalone": ("a central server and one worker", "server.standalone"),

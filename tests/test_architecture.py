@@ -71,6 +71,7 @@ CORE = (
     "admission",
     "departure",
     "kills",
+    "one_shot",
     "status",
     "console",
     "control",
@@ -105,6 +106,7 @@ LAYERS = {
         (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
     ),
     "api": Layer(("api",), (*BELOW_PARTS, "http_connections")),
+    "cron mode's questions": Layer(("polled_claims",), (*BELOW_PARTS, "claims")),
     "parts": Layer(
         (
             "http_connections",
@@ -149,7 +151,17 @@ LAYERS = {
         ),
     ),
     "roots": Layer(
-        ("wiring", "central_parts", "daemon", "doctor", "keygen", "cli", "__main__"),
+        (
+            "wiring",
+            "central_parts",
+            "cron",
+            "cron.*",
+            "daemon",
+            "doctor",
+            "keygen",
+            "cli",
+            "__main__",
+        ),
         ("*",),
     ),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),

@@ -72,7 +72,7 @@ def claim(run_id: int, worker: Worker, at: datetime) -> None:
 
 
 def reset(run_id: int, worker: Worker) -> None:
-    """Let a run wait again that its worker hands back; the worker stays noted.
+    """Let a run wait again that its worker hands back; worker and host stay noted.
 
     A run that is to be killed does not wait again: it ends. Raises Conflict where
     the run has ended or another worker holds it.
@@ -82,7 +82,7 @@ def reset(run_id: int, worker: Worker) -> None:
         nothing: dict[str, Any] = dict.fromkeys(
             ("enqueue_dts", "start_dts", "pid", "offered_to", "offered_dts")
         )
-        if not _update(_held(run_id, worker), host="", **nothing):
+        if not _update(_held(run_id, worker), **nothing):
             run = _run(run_id)
             if run.return_dts is not None:
                 raise Conflict(_has_ended(run))

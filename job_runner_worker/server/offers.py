@@ -237,6 +237,16 @@ def _pools(candidates: Iterable[Candidate]) -> set[int]:
 
 
 def _waiting(now: datetime) -> QuerySet[Run, dict[str, Any]]:
+    """Return runs that are due and may be offered: not to hosts, which ask."""
+    return (
+        due(now)
+        .filter(Q(host="") | Q(worker__isnull=False))
+        .order_by("schedule_dts", "id")
+        .values("id", "worker", "offered_to", "job", "schedule_id", "job__worker_pool")
+    )
+
+
+def due(now: datetime) -> QuerySet[Run]:
     """Return runs that are due; a manual run minds no switch but those of workers.
 
     Those of a job that is run just now wait, but for runs that were scheduled together.
@@ -249,14 +259,10 @@ def _waiting(now: datetime) -> QuerySet[Run, dict[str, Any]]:
     others = Run.objects.filter(
         job=OuterRef("job"), enqueue_dts__isnull=False, return_dts=None
     ).exclude(schedule_id=OuterRef("schedule_id"))
-    return (
-        Run.objects.filter(
-            enabled,
-            ~Exists(others),
-            enqueue_dts=None,
-            return_dts=None,
-            schedule_dts__lte=now,
-        )
-        .order_by("schedule_dts", "id")
-        .values("id", "worker", "offered_to", "job", "schedule_id", "job__worker_pool")
+    return Run.objects.filter(
+        enabled,
+        ~Exists(others),
+        enqueue_dts=None,
+        return_dts=None,
+        schedule_dts__lte=now,
     )

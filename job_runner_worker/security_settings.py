@@ -50,14 +50,13 @@ class SecuritySettings:
     )
     curve_server_key: str | None = setting(
         "The public key of the server; with it orders and events are encrypted.",
-        Rule("the 40 characters that `server --curve` prints", Z85_KEY),
+        Rule("the 40 characters that the server prints", Z85_KEY),
         None,
     )
     curve_key_file: Path | None = setting(
         "The worker's own keys for that, as `keygen` makes them.",
         Rule(
-            "the absolute path of a file that `keygen` has made, readable for nobody "
-            "else (`chmod o=`)",
+            "the absolute path of a file that keygen has made, for nobody else to read"
             "/.*",
             Path,
             is_pair,

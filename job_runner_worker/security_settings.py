@@ -56,7 +56,7 @@ class SecuritySettings:
     curve_key_file: Path | None = setting(
         "The worker's own keys for that, as `keygen` makes them.",
         Rule(
-            "the absolute path of a file that keygen has made, for nobody else to read"
+            "the absolute path of a file that keygen has made, for nobody else to read",
             "/.*",
             Path,
             is_pair,

@@ -70,6 +70,7 @@ class Broadcaster:
         self._connections: Counter[str] = Counter()
         self._kills_sent: dict[int, float] = {}
         self._next_ping = time.monotonic() + PING_SECONDS
+        self._to_ping: set[str] = set()
 
     def start(self) -> None:
         """Bind and begin. Raises ConfigError where the port is taken."""
@@ -103,8 +104,10 @@ class Broadcaster:
 
     def _hear_notice(self, notice: notices.Notice) -> None:
         """Called in the middle of a request: note it, wake the broadcaster."""
-        if isinstance(notice, notices.RunOffered):
+        if isinstance(notice, notices.RunOffered | notices.LogChanged):
             return
+        if isinstance(notice, notices.PingRequested):
+            self._to_ping.add(notice.api_key)
         if isinstance(notice, notices.RunChanged):
             self._book.forget(notice.run_id)
             wakes = {"scheduled": True, "returned": self._book.is_short}
@@ -133,7 +136,8 @@ class Broadcaster:
 
     def _tick(self, newcomers: set[str]) -> float:
         """Send what is due; return after how many seconds something will be."""
-        self._ping(newcomers)
+        asked_for, self._to_ping = self._to_ping & self.listening, set()
+        self._ping(newcomers | asked_for)
         if newcomers:
             # Whatever was sent to them before they listened is lost.
             self._kills_sent.clear()

@@ -141,6 +141,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         drain_report_seconds=settings.drain_report_seconds,
         reschedule_interrupted=settings.interrupted_runs == "reschedule",
         spool_min_free_bytes=settings.spool_min_free_bytes,
+        late_claim_seconds=2 * settings.http_timeout_seconds,
         redactor=_redactor(settings, os.environ),
     )
 

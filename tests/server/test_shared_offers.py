@@ -8,14 +8,9 @@ from django.utils import timezone
 from job_runner_worker.server import lifecycle
 from job_runner_worker.server.models import Worker
 
-pytestmark = pytest.mark.integration
+# With SQLite there is one broadcaster: `--only` is refused.
+pytestmark = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 RUNS = 60
-
-
-@pytest.fixture(autouse=True)
-def only_where_it_works(database):
-    if database.kind == "sqlite":
-        pytest.skip("SQLite has one broadcaster: `--only` is refused")
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import fnmatch
 import os
 from collections.abc import Callable, Mapping
 
+import gevent
+
 from job_runner_worker.api import ApiClient, ApiOptions
 from job_runner_worker.claims import CentralClaims, ResourcePaths
 from job_runner_worker.errors import ConfigError
@@ -17,8 +19,10 @@ from job_runner_worker.sources.channel import ChannelSource, Link
 from job_runner_worker.worker_options import WorkerOptions
 
 
-def build_api(settings: Settings) -> ApiClient:
-    """Return the client of the central API."""
+def build_api(
+    settings: Settings, sleep: Callable[[float], None] = gevent.sleep
+) -> ApiClient:
+    """Return the client of the central API; ``sleep`` waits before it asks again."""
     return ApiClient(
         ApiOptions(
             base_url=settings.api_base_url,
@@ -28,7 +32,8 @@ def build_api(settings: Settings) -> ApiClient:
             timeout_seconds=settings.http_timeout_seconds,
             is_stamped=settings.signature == "sha256",
             client_certificate=_client_certificate(settings),
-        )
+        ),
+        sleep,
     )
 
 
@@ -42,21 +47,25 @@ def _client_certificate(settings: Settings) -> tuple[str, str] | None:
 
 def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
     """Return what asks the central server whose a run is."""
-    return CentralClaims(
-        api,
-        ResourcePaths(
-            worker=settings.worker_resource_uri,
-            run=settings.run_resource_uri,
-            run_log=settings.run_log_resource_uri,
-            kill_request=settings.kill_request_resource_uri,
-            job=settings.job_resource_uri,
-        ),
-        settings.api_key,
+    return CentralClaims(api, resource_paths(settings), settings.api_key)
+
+
+def resource_paths(settings: Settings) -> ResourcePaths:
+    """Return where the API's resources are."""
+    return ResourcePaths(
+        worker=settings.worker_resource_uri,
+        run=settings.run_resource_uri,
+        run_log=settings.run_log_resource_uri,
+        kill_request=settings.kill_request_resource_uri,
+        job=settings.job_resource_uri,
     )
 
 
 def build_rest(
-    settings: Settings, api: ApiClient, claims: CentralClaims
+    settings: Settings,
+    api: ApiClient,
+    claims: CentralClaims,
+    sleep: Callable[[float], None] = gevent.sleep,
 ) -> RestReporter:
     """Return what tells the central server what becomes of runs."""
     options = RestOptions(
@@ -64,7 +73,7 @@ def build_rest(
         kill_request_path=settings.kill_request_resource_uri,
         concurrent_jobs=settings.concurrent_jobs,
     )
-    return RestReporter(api, options, claims.worker_uri)
+    return RestReporter(api, options, claims.worker_uri, sleep)
 
 
 def build_channel(
@@ -112,6 +121,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         drain_report_seconds=settings.drain_report_seconds,
         reschedule_interrupted=settings.interrupted_runs == "reschedule",
         spool_min_free_bytes=settings.spool_min_free_bytes,
+        late_claim_seconds=2 * settings.http_timeout_seconds,
         redactor=_redactor(settings, os.environ),
     )
 

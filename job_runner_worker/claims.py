@@ -64,7 +64,10 @@ class CentralClaims:
 
     def claim(self, offer: Offer, at: datetime) -> bool:
         """Claim a run, in one try. See sources.base.Source."""
-        fields = {"enqueue_dts": str(at), "worker": self.worker_uri()}
+        return self._claim(offer, at, {})
+
+    def _claim(self, offer: Offer, at: datetime, more: Mapping[str, str]) -> bool:
+        fields = {"enqueue_dts": str(at), "worker": self.worker_uri(), **more}
         try:
             self._api.patch(offer.uri, fields, patient=False)
         except ApiError as error:
@@ -94,16 +97,21 @@ class CentralClaims:
         All pages are read before the caller changes anything: a change would move
         later runs to an earlier page.
         """
+        return [offer for offer, _ in self._unfinished()]
+
+    def _unfinished(self) -> list[tuple[Offer, dict[str, Any]]]:
+        """Return these runs, and with each what the server says of it."""
         own_uri = self.worker_uri()
         key = quote(self._api_key, safe="")
         offers = []
         for state in ("in_queue", "started"):
             first = f"{self._paths.run}?state={state}&worker__api_key={key}"
             offers += [
-                self._offer(found, own_uri, path) for path, found in self._list(first)
+                (self._offer(found, own_uri, path), found)
+                for path, found in self._list(first)
             ]
         # A run that was reset meanwhile may be listed as queued though it has ended.
-        return [offer for offer in offers if not offer.ended]
+        return [each for each in offers if not each[0].ended]
 
     def _list(self, first: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the objects of a list, page after page, with the page's path."""

@@ -45,6 +45,11 @@ _COMMANDS = {
     "failed": ("list, retry or discard what was set aside", "operator.failed"),
     "pause": ("claim no new run", "operator.pause"),
     "resume": ("claim runs again", "operator.resume"),
+    "launch-scheduled": ("start what is due, for a crontab", "cron.launch_scheduled"),
+    "propagate-statuses": (
+        "tell the server of ends, and kill, for a crontab",
+        "cron.propagate_statuses",
+    ),
     "doctor": ("try out what a worker needs, line by line", "doctor"),
     "server": ("the central server", "server.serve"),
     "standalone": ("a central server and one worker", "server.standalone"),

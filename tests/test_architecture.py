@@ -43,6 +43,7 @@ PURE = (
     "redaction",
     "mac",
     "job_request",
+    "shebang_line",
 )
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
@@ -69,6 +70,7 @@ CORE = (
     "admission",
     "departure",
     "kills",
+    "one_shot",
     "status",
     "console",
     "control",
@@ -101,6 +103,7 @@ LAYERS = {
         (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
     ),
     "api": Layer(("api",), (*BELOW_PARTS, "http_connections")),
+    "cron mode's questions": Layer(("polled_claims",), (*BELOW_PARTS, "claims")),
     "parts": Layer(
         (
             "http_connections",
@@ -142,7 +145,17 @@ LAYERS = {
         ),
     ),
     "roots": Layer(
-        ("wiring", "central_parts", "daemon", "doctor", "cli", "__main__"), ("*",)
+        (
+            "wiring",
+            "central_parts",
+            "cron",
+            "cron.*",
+            "daemon",
+            "doctor",
+            "cli",
+            "__main__",
+        ),
+        ("*",),
     ),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }

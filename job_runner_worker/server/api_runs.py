@@ -8,15 +8,18 @@ caller's to set are ignored, as unknown ones are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpResponse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from rest_framework import exceptions
 
-from job_runner_worker.server import lifecycle, serializers
+from job_runner_worker.server import lifecycle, offers, serializers
 from job_runner_worker.server.api_auth import administered, visible
 from job_runner_worker.server.api_base import ApiView, DetailView, ListView
 from job_runner_worker.server.lifecycle import Conflict
@@ -43,12 +46,26 @@ class RunList(_Runs, ListView):
         "worker_pool": "job__worker_pool_id",
         "project": "job__template__project_id",
         "schedule_id": "schedule_id",
+        "host": "host",
     }
     orders = ("id", "schedule_dts", "enqueue_dts", "start_dts", "return_dts")
 
     def matching(self, rows: QuerySet[Any], query: Any) -> QuerySet[Any]:
-        """See ListView; and ``state``, which if unknown is every state."""
-        return in_state(super().matching(rows, query), query.get("state", ""))
+        """See ListView; and ``state``, which if unknown is every state.
+
+        ``due=yes``: what a worker in cron mode may start now.
+        """
+        rows = in_state(super().matching(rows, query), query.get("state", ""))
+        if "schedule_dts__lte" in query:
+            rows = rows.filter(schedule_dts__lte=_moment(query, "schedule_dts__lte"))
+        if query.get("due") == "yes":
+            enabled = Q(job__worker_pool__enqueue_is_enabled=True)
+            caller = self.request.user
+            if isinstance(caller, Worker) and not caller.enqueue_is_enabled:
+                enabled = Q(pk=None)
+            waiting = offers.due(timezone.now()).order_by().values("pk")
+            rows = rows.filter(enabled, pk__in=waiting)
+        return rows
 
     def post(self, request: Any) -> HttpResponse:
         """Schedule a run of a job that the caller administers."""
@@ -61,6 +78,8 @@ class RunList(_Runs, ListView):
         if worker and not job.worker_pool.workers.filter(pk=worker.pk).exists():
             message = "the only worker to run it has to be in the job's pool"
             raise exceptions.ValidationError({"worker": [message]})
+        # For this run; the job is not saved.
+        job.host = values.pop("host") or job.host
         at = values.pop("schedule_dts", None)
         return self.created(lifecycle.schedule(job, at, **values))
 
@@ -145,6 +164,13 @@ class KillRequestList(_KillRequests, ListView):
     methods = ("GET", "POST")
     filters = {"run": "run_id"}
 
+    def matching(self, rows: QuerySet[Any], query: Any) -> QuerySet[Any]:
+        """See ListView; and ``enqueue_dts__isnull=true``: what nobody has taken."""
+        rows = super().matching(rows, query)
+        if query.get("enqueue_dts__isnull") == "true":
+            rows = rows.filter(enqueue_dts=None)
+        return rows
+
     def post(self, request: Any) -> HttpResponse:
         """Ask for a run to be killed, as its worker or one who administers it."""
         caller = request.user
@@ -225,6 +251,16 @@ def _steps(
     elif "return_dts" in fields and run.return_dts is not None:
         raise Conflict(f"run {run.pk} has ended")
     return steps
+
+
+def _moment(query: Any, name: str) -> datetime:
+    try:
+        found = parse_datetime(query[name])
+    except ValueError:
+        found = None
+    if found is None:
+        raise exceptions.ValidationError({name: ["is no date in ISO 8601"]})
+    return found if timezone.is_aware(found) else timezone.make_aware(found)
 
 
 def _with_run(fields: dict[str, Any]) -> dict[str, Any]:

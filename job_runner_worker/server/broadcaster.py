@@ -24,9 +24,9 @@ from job_runner_worker import protocol
 from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.server import lifecycle, notices
 from job_runner_worker.server.binding import bind, wait_readable
-from job_runner_worker.server.health import PING_SECONDS
 from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
+from job_runner_worker.server.pulse import PING_SECONDS
 from job_runner_worker.server.shared_offers import offer_book
 
 INTERNAL_ADDRESS = "inproc://orders"
@@ -50,8 +50,8 @@ class Broadcaster:
 
     def __init__(self, host: str, port: int, book: OfferBook | None = None) -> None:
         self.port = port
-        self.listening: dict[str, datetime] = {}
-        """The keys that somebody has subscribed to, and since when."""
+        self.listening: set[str] = set()
+        """The keys that somebody has subscribed to."""
         self._host = host
         self._book = book or offer_book()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -61,6 +61,7 @@ class Broadcaster:
         self._connections: Counter[str] = Counter()
         self._kills_sent: dict[int, float] = {}
         self._next_ping = time.monotonic() + PING_SECONDS
+        self._to_ping: set[str] = set()
 
     def start(self) -> None:
         """Bind and begin. Raises ConfigError where the port is taken."""
@@ -90,8 +91,10 @@ class Broadcaster:
 
     def _hear_notice(self, notice: notices.Notice) -> None:
         """Called in the middle of a request: note it, wake the broadcaster."""
-        if isinstance(notice, notices.RunOffered):
+        if isinstance(notice, notices.RunOffered | notices.LogChanged):
             return
+        if isinstance(notice, notices.PingRequested):
+            self._to_ping.add(notice.api_key)
         if isinstance(notice, notices.RunChanged):
             self._book.forget(notice.run_id)
             wakes = {"scheduled": True, "returned": self._book.is_short}
@@ -120,7 +123,8 @@ class Broadcaster:
 
     def _tick(self, newcomers: set[str]) -> float:
         """Send what is due; return after how many seconds something will be."""
-        self._ping(newcomers)
+        asked_for, self._to_ping = self._to_ping & self.listening, set()
+        self._ping(newcomers | asked_for)
         if newcomers:
             # Whatever was sent to them before they listened is lost.
             self._kills_sent.clear()
@@ -189,7 +193,7 @@ class Broadcaster:
             try:
                 message = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return newcomers & self.listening.keys()
+                return newcomers & self.listening
             begins, topic = message[:1] == b"\1", message[1:]
             if not topic.startswith(_PREFIX):
                 continue
@@ -197,7 +201,7 @@ class Broadcaster:
             self._connections[api_key] += 1 if begins else -1
             if begins:
                 newcomers.add(api_key)
-                self.listening.setdefault(api_key, timezone.now())
+                self.listening.add(api_key)
             elif self._connections[api_key] <= 0:
                 del self._connections[api_key]
-                self.listening.pop(api_key, None)
+                self.listening.discard(api_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -72,7 +73,8 @@ class Server:
         self.ports = ports
         self._bind = bind
         self._sockets = EventSockets()
-        self._bus = bus.for_database(self._sockets.publish)
+        self._dashboards = EventSockets()
+        self._bus = bus.for_database(self._publish_event)
         self._hub = EventHub(bind, ports.events, self._hear_event)
         self._broadcaster = Broadcaster(bind, ports.broadcast)
         self._parts: list[_Part] = [Mailer()]
@@ -124,6 +126,7 @@ class Server:
     def close(self) -> None:
         """Stop taking requests, finish those there are, then stop the rest."""
         self._sockets.close()
+        self._dashboards.close()
         if self._channels is not None:
             self._channels.close()
         gevent.joinall([gevent.spawn(server.stop_gently) for server in self._http])
@@ -134,19 +137,27 @@ class Server:
 
     def _hear_event(self, body: bytes) -> None:
         """Pass on what a worker has published, to browsers of other processes, too."""
-        self._sockets.publish(body)
+        self._publish_event(body)
         if self._bus is not None:
             self._bus.send_event(body)
 
+    def _publish_event(self, body: bytes) -> None:
+        self._sockets.publish(body)
+        self._dashboards.publish(body)
+
     def _publish(self, notice: notices.Notice) -> None:
-        """Publish what the server did to a run; of a worker's doings it tells us."""
-        if (
-            isinstance(notice, notices.RunChanged)
-            and notice.event in _PUBLISHED
-            and not notice.by_worker
-        ):
-            event = Event(EventKind.RUN, notice.event, notice.run_id)
-            self._sockets.publish(protocol.encode_event(event)[1])
+        """Publish what the server did to a run; of a worker's doings it tells us.
+
+        What an original server has no event for is for our pages alone.
+        """
+        if isinstance(notice, notices.LogChanged):
+            self._dashboards.publish(_event("run_log", "changed", notice.run_id))
+        elif isinstance(notice, notices.RunChanged):
+            if notice.event not in _PUBLISHED:
+                self._dashboards.publish(_event("run", notice.event, notice.run_id))
+            elif not notice.by_worker:
+                event = Event(EventKind.RUN, notice.event, notice.run_id)
+                self._publish_event(protocol.encode_event(event)[1])
 
     def _find_anywhere(self, path: str) -> Serve:
         return partial(self._sockets.serve, allow=lambda environ: True)
@@ -155,8 +166,12 @@ class Server:
         if path == WORKER_PATH and self._channels is not None:
             return self._channels.serve
         if path == EVENTS_PATH:
-            return partial(self._sockets.serve, allow=may_listen)
+            return partial(self._dashboards.serve, allow=may_listen)
         return None
+
+
+def _event(kind: str, event: str, run_id: int) -> bytes:
+    return json.dumps({"kind": kind, "event": event, "run_id": run_id}).encode()
 
 
 def may_listen(environ: Environ) -> bool:

@@ -169,6 +169,7 @@ _SITE: Mapping[str, Any] = {
         "drf_spectacular",
         "axes",
         PACKAGE,
+        f"{PACKAGE}.dashboard",
     ],
     "MIDDLEWARE": [
         proxy.MIDDLEWARE,
@@ -223,7 +224,9 @@ _SITE: Mapping[str, Any] = {
     "USE_I18N": False,
     "EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend",
     "STATIC_URL": "/static/",
-    "LOGIN_URL": "/admin/login/",
+    "LOGIN_URL": "/login/",
+    "LOGIN_REDIRECT_URL": "/",
+    "LOGOUT_REDIRECT_URL": "/login/",
     # The program that serves says where log lines go.
     "LOGGING_CONFIG": None,
     "DATA_UPLOAD_MAX_MEMORY_SIZE": MAX_BODY_BYTES,

@@ -29,6 +29,7 @@ from job_runner_worker.server import chains, job_lock
 from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.notices import (
     KillRequested,
+    LogChanged,
     RunChanged,
     RunDue,
     RunOffered,
@@ -72,7 +73,7 @@ def claim(run_id: int, worker: Worker, at: datetime) -> None:
 
 
 def reset(run_id: int, worker: Worker) -> None:
-    """Let a run wait again that its worker hands back; the worker stays noted.
+    """Let a run wait again that its worker hands back; worker and host stay noted.
 
     A run that is to be killed does not wait again: it ends. Raises Conflict where
     the run has ended or another worker holds it.
@@ -82,7 +83,7 @@ def reset(run_id: int, worker: Worker) -> None:
         nothing: dict[str, Any] = dict.fromkeys(
             ("enqueue_dts", "start_dts", "pid", "offered_to", "offered_dts")
         )
-        if not _update(_held(run_id, worker), host="", **nothing):
+        if not _update(_held(run_id, worker), **nothing):
             run = _run(run_id)
             if run.return_dts is not None:
                 raise Conflict(_has_ended(run))
@@ -241,7 +242,9 @@ def add_log(run_id: int, content: str) -> RunLog:
     _check_may_be_logged(run_id)
     try:
         with transaction.atomic():
-            return RunLog.objects.create(run_id=run_id, content=content)
+            log: RunLog = RunLog.objects.create(run_id=run_id, content=content)
+            tell(LogChanged(run_id))
+            return log
     except IntegrityError as error:
         raise Conflict(f"run {run_id} has a log: change that one") from error
 
@@ -256,6 +259,7 @@ def store_log(run_id: int, content: str) -> RunLog:
     log, _ = RunLog.objects.update_or_create(
         run_id=run_id, defaults={"content": content}
     )
+    tell(LogChanged(run_id))
     return log
 
 

@@ -1,7 +1,6 @@
 """What the server knows. Runs are moved from state to state by lifecycle alone.
 
-Source of the fields: protocol.md, section 3, and the recorded answers of an original
-server; those below "ours" are not known to an original one.
+Source of the fields: protocol.md, section 3; those below "ours" only we have.
 """
 
 from __future__ import annotations
@@ -168,6 +167,12 @@ class Job(_Notified):
         null=True,
         blank=True,
         help_text="Disable the job when it has failed so many times in a row.",
+    )
+    host = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        help_text="In cron mode only this host starts its runs.",
     )
     fail_times = models.PositiveIntegerField(default=0, editable=False)
     schedule_error = models.TextField(blank=True, default="", editable=False)

@@ -227,6 +227,7 @@ class JobSerializer(TitledResource):
     )
     run_on_all_workers = YesNo(default=False)
     schedule_children_on_error = YesNo(default=False)
+    host = Text(default="", allow_blank=True, max_length=255)
     script_content = serializers.CharField(read_only=True)
     script_content_partial = Text()
     worker_pool = Uri("worker_pool", queryset=WorkerPool.objects.all())
@@ -251,7 +252,7 @@ class RunSerializer(Resource):
     # ours
     exit_status = Whole(read_only=True)
     reason = Text(read_only=True)
-    host = Text(read_only=True)
+    host = Text(default="", allow_blank=True, max_length=255)
     late_return_dts = Date(read_only=True)
     late_return_success = YesNo(read_only=True, allow_null=True)
     late_exit_status = Whole(read_only=True)

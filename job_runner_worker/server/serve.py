@@ -29,7 +29,10 @@ from job_runner_worker.server.preparation import MAIL_VARIABLE as MAIL_VARIABLE
 
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
-_NEEDED = ("axes", "cronsim", "django", "rest_framework", "drf_spectacular", "wsproto")
+_NEEDED = (
+    *("axes", "cronsim", "django", "drf_spectacular", "markdown_it"),
+    *("rest_framework", "wsproto"),
+)
 _PORT_HELP = "port for %s (default %%(default)s; 0: any free one)"
 _log = logging.getLogger(__name__)
 

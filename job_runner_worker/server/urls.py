@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.contrib.staticfiles.views import serve as serve_static
 from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
-from django.urls import URLPattern, URLResolver, path, re_path
+from django.urls import URLPattern, URLResolver, include, path, re_path
 from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView
@@ -42,6 +42,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(rf"^{_API}.*[^/]\Z", add_slash),
     # What the admin looks like comes with Django: it is small, and asked for seldom.
     re_path(r"^static/(?P<path>.*)\Z", serve_static, {"insecure": True}),
+    path("admin/login/", RedirectView.as_view(url="/login/", query_string=True)),
     path("admin/", admin.site.urls),
-    path("", RedirectView.as_view(url="/admin/")),
+    path("", include("job_runner_worker.server.dashboard.urls")),
 ]

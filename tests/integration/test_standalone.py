@@ -131,9 +131,11 @@ def test_a_run_may_be_for_one_host(shared, script):
     (worker,) = json.loads(shared.call("workers", "--json")[1])
 
     assert shared.call("submit", "--follow", "--host", worker["title"], path)[0] == 0
-    status, _, err = shared.call("submit", "--host", "elsewhere", path)
-    assert (status, err.count("\n")) == (1, 1)
+    status, out, err = shared.call("submit", "--host", "elsewhere", path)
+    assert (status, err.count("\n")) == (0, 1)
     assert "has no worker 'elsewhere'" in err
+    assert "waits for `launch-scheduled`" in err
+    assert shared.call("kill", out.split()[1])[0] == 0
 
 
 def test_workers_are_shown_with_their_answers(shared):

@@ -19,6 +19,7 @@ OURS_ON_RUN = {
     "late_exit_status",
 }
 """Fields of a run that an original server does not have."""
+OURS_ON_JOB = {"host"}
 _AMSTERDAM = timezone(timedelta(hours=1))
 _RESOURCE = re.compile(r"/api/v1/(\w+)/(\d+)/")
 

@@ -8,8 +8,11 @@ from django.utils import timezone
 from job_runner_worker.server import lifecycle
 from job_runner_worker.server.models import Worker
 
-# With SQLite there is one broadcaster: `--only` is refused.
-pytestmark = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+# SQLite has one broadcaster: `--only` is refused there.
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize("database", ["postgresql"], indirect=True),
+]
 RUNS = 60
 
 
@@ -23,7 +26,7 @@ def books():
 @pytest.fixture
 def roomy(site):
     Worker.objects.update(concurrent_jobs=RUNS)
-    return {site.worker.api_key: timezone.now()}
+    return {site.worker.api_key}
 
 
 def test_what_one_has_offered_the_other_does_not(site, books, roomy):

@@ -30,6 +30,7 @@ from job_runner_worker.data_folder import (
     write_json,
     write_private,
 )
+from job_runner_worker.server.curve_guard import CurveGuard
 from job_runner_worker.server.models import JobTemplate, Project, Worker, WorkerPool
 
 WORKER_KEY = "local"
@@ -49,6 +50,8 @@ class Addresses:
     host: str
     broadcast_port: int
     events_port: int
+    guard: CurveGuard | None = None
+    """Whose keys the worker needs; None where orders and events are plain."""
 
 
 def first_objects(folder: DataFolder) -> str | None:
@@ -95,8 +98,14 @@ def write_worker_ini(folder: DataFolder, addresses: Addresses) -> bool:
         "broadcaster_server_hostname": addresses.host,
         "broadcaster_server_port": str(addresses.broadcast_port),
     }
+    if (guard := addresses.guard) is not None:
+        always["curve_server_key"] = guard.server_key
+        always["curve_key_file"] = str(guard.local_key_path)
     path = folder.worker_ini
     text = path.read_text("utf-8") if path.exists() else f"[{_SECTION}]\n"
+    if guard is None:
+        for name in ("curve_server_key", "curve_key_file"):
+            text = re.sub(rf"{_line_of(name).pattern}\n?", "", text, flags=re.MULTILINE)
     for name, value in reversed([*at_first.items(), *always.items()]):
         if name in always or not _line_of(name).search(text):
             text = _with(text, name, value)

@@ -57,17 +57,20 @@ class Addresses:
 def first_objects(folder: DataFolder) -> str | None:
     """Make what a new server needs; return the administrator's password if it is new.
 
-    A server is new as long as it has neither a worker nor a user.
+    A server is new as long as it has neither a worker nor a user. One that has workers
+    and nobody at all who could log in gets an administrator.
     """
     users = get_user_model().objects
-    if Worker.objects.exists() or users.exists():
+    if users.exists():
         return None
+    has_workers = Worker.objects.exists()
     known = read_json(folder.admin_json) or {}
     password = known.get("password") or secrets.token_urlsafe(PASSWORD_BYTES)
     write_json(folder.admin_json, {"user": ADMIN_NAME, "password": password})
     with transaction.atomic():
-        # First: of several processes that start at once, the others fail here.
         users.create_superuser(ADMIN_NAME, password=password)
+        if has_workers:
+            return str(password)
         project = Project.objects.create(title=TITLE)
         pool = WorkerPool.objects.create(title=TITLE)
         project.worker_pools.add(pool)

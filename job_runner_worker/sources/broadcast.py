@@ -14,7 +14,8 @@ import zmq.green as zmq
 from gevent.event import Event
 from zmq.utils.monitor import recv_monitor_message
 
-from job_runner_worker import protocol
+from job_runner_worker import curve, protocol
+from job_runner_worker.curve_keys import ClientKeys
 from job_runner_worker.errors import ProtocolError
 from job_runner_worker.models import Command
 from job_runner_worker.sources.central import CentralSource, Claims
@@ -38,6 +39,7 @@ class BroadcastOptions:
     api_key: str
     heartbeat_seconds: float
     reconnect_after_inactivity_seconds: float
+    curve_keys: ClientKeys | None = None
 
 
 class BroadcastSource(CentralSource):
@@ -159,13 +161,19 @@ class BroadcastSource(CentralSource):
 
     def _watch_handshake(self, socket: zmq.Socket[bytes]) -> None:
         """Note when the first connection is through, with its subscription."""
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor = socket.get_monitor_socket(curve.HANDSHAKE_EVENTS)
         self._watching = gevent.spawn(self._await_handshake, socket, self._monitor)
 
     def _await_handshake(
         self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]
     ) -> None:
-        recv_monitor_message(monitor)
+        told = ""
+        is_curve = self._options.curve_keys is not None
+        while why := curve.failure(recv_monitor_message(monitor), is_curve=is_curve):
+            # It is tried again for ever.
+            if why != told:
+                _log.warning("broadcaster at %s: %s", self._options.address, why)
+            told = why
         self._listening.set()
         self._stop_watching()
 
@@ -183,6 +191,7 @@ class BroadcastSource(CentralSource):
         options = self._options
         socket = self._context.socket(zmq.SUB)
         socket.setsockopt(zmq.IPV6, 1)
+        curve.protect(socket, options.curve_keys)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_FRAME_BYTES)
         if options.heartbeat_seconds:

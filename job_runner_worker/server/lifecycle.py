@@ -29,6 +29,7 @@ from job_runner_worker.server import chains, job_lock
 from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.notices import (
     KillRequested,
+    LogChanged,
     RunChanged,
     RunDue,
     RunOffered,
@@ -244,7 +245,9 @@ def add_log(run_id: int, content: str) -> RunLog:
     _check_may_be_logged(run_id)
     try:
         with transaction.atomic():
-            return RunLog.objects.create(run_id=run_id, content=content)
+            log: RunLog = RunLog.objects.create(run_id=run_id, content=content)
+            tell(LogChanged(run_id))
+            return log
     except IntegrityError as error:
         raise Conflict(f"run {run_id} has a log: change that one") from error
 
@@ -262,6 +265,7 @@ def store_log(run_id: int, content: str) -> RunLog:
 def put_log(run_id: int, content: str) -> None:
     """Store a log as `store_log` does."""
     if job_lock.put_log(run_id, content):
+        tell(LogChanged(run_id))
         return
     log = RunLog.objects.filter(run_id=run_id).first()
     if log is None or log.content != content:

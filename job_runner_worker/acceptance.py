@@ -93,6 +93,17 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
     return True
 
 
+def look_again(live: LiveRun) -> None:
+    """Hand a run back whose claim has arrived after it was given up.
+
+    Nobody would run it before the next start of the worker. Raises ApiError.
+    """
+    offer = live.source.look(live.id, patient=True)
+    if offer.holder is Holder.THIS_WORKER and not offer.ended:
+        live.source.hand_back(offer)
+        _log.warning("run %d: its claim had arrived late, offered again", live.id)
+
+
 def take_interrupted(
     live: LiveRun, offer: Offer, spool: Spool, max_log_bytes: int, *, reschedule: bool
 ) -> bool:
@@ -177,6 +188,7 @@ def _claim(
         if found.holder is not Holder.NOBODY:
             return found.holder is Holder.THIS_WORKER and not found.ended
         if time.monotonic() > deadline:
+            live.may_be_claimed_late = True
             return False
     raise AssertionError("the waits have no end")
 

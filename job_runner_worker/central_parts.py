@@ -10,6 +10,7 @@ import gevent
 
 from job_runner_worker.api import ApiClient, ApiOptions
 from job_runner_worker.claims import CentralClaims, ResourcePaths
+from job_runner_worker.curve_keys import ClientKeys, KeyFileError, read_pair
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.models import Pong
 from job_runner_worker.redaction import Redactor
@@ -43,6 +44,25 @@ def _client_certificate(settings: Settings) -> tuple[str, str] | None:
         return None
     key = settings.client_key or settings.client_certificate
     return str(settings.client_certificate), str(key)
+
+
+def curve_keys(settings: Settings) -> ClientKeys | None:
+    """Return what encrypts orders and events, None where they are plain.
+
+    Raises ConfigError.
+    """
+    path, server = settings.curve_key_file, settings.curve_server_key
+    if server is None:
+        if path is None:
+            return None
+        raise ConfigError(
+            "curve_key_file is of use with curve_server_key only: add that one",
+            option="curve_server_key",
+        )
+    try:
+        return ClientKeys(server, read_pair(path) if path else None)
+    except KeyFileError as error:
+        raise ConfigError(f"curve_key_file: {error}", option="curve_key_file") from None
 
 
 def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
@@ -121,6 +141,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         drain_report_seconds=settings.drain_report_seconds,
         reschedule_interrupted=settings.interrupted_runs == "reschedule",
         spool_min_free_bytes=settings.spool_min_free_bytes,
+        late_claim_seconds=2 * settings.http_timeout_seconds,
         redactor=_redactor(settings, os.environ),
     )
 

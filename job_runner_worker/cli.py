@@ -45,6 +45,7 @@ _COMMANDS = {
     "failed": ("list, retry or discard what was set aside", "operator.failed"),
     "pause": ("claim no new run", "operator.pause"),
     "resume": ("claim runs again", "operator.resume"),
+    "keygen": ("make keys that encrypt orders and events", "keygen"),
     "launch-scheduled": ("start what is due, for a crontab", "cron.launch_scheduled"),
     "propagate-statuses": (
         "tell the server of ends, and kill, for a crontab",

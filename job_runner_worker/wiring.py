@@ -13,12 +13,14 @@ from job_runner_worker.central_parts import (
     build_channel,
     build_claims,
     build_rest,
+    curve_keys,
     verify,
     worker_options,
 )
 from job_runner_worker.claims import CentralClaims
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
+from job_runner_worker.curve import zmq_address
 from job_runner_worker.daemon import Daemon
 from job_runner_worker.errors import ConfigError, SpoolError
 from job_runner_worker.executors import cgroup
@@ -153,12 +155,13 @@ def _add_central_server(
 def _build_broadcast(settings: Settings, claims: CentralClaims) -> BroadcastSource:
     return BroadcastSource(
         BroadcastOptions(
-            address=_zmq_address(
+            address=zmq_address(
                 settings.broadcaster_server_hostname, settings.broadcaster_server_port
             ),
             api_key=settings.api_key,
             heartbeat_seconds=settings.zmq_heartbeat_seconds,
             reconnect_after_inactivity_seconds=settings.reconnect_after_inactivity,
+            curve_keys=curve_keys(settings),
         ),
         claims,
     )
@@ -166,8 +169,9 @@ def _build_broadcast(settings: Settings, claims: CentralClaims) -> BroadcastSour
 
 def _build_events(settings: Settings) -> EventReporter:
     return EventReporter(
-        _zmq_address(settings.ws_server_hostname, settings.ws_server_port),
+        zmq_address(settings.ws_server_hostname, settings.ws_server_port),
         settings.zmq_heartbeat_seconds,
+        curve_keys(settings),
     )
 
 
@@ -253,8 +257,3 @@ def build_executor(
         # Those users pass through to the folders of their runs; nobody may list it.
         spool.path.chmod(FOR_OTHER_USERS)
     return LocalExecutor(options, cgroups)
-
-
-def _zmq_address(hostname: str, port: int) -> str:
-    host = f"[{hostname}]" if ":" in hostname else hostname
-    return f"tcp://{host}:{port}"

@@ -29,6 +29,7 @@ from job_runner_worker.server import chains, job_lock
 from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.notices import (
     KillRequested,
+    LogChanged,
     RunChanged,
     RunDue,
     RunOffered,
@@ -241,7 +242,9 @@ def add_log(run_id: int, content: str) -> RunLog:
     _check_may_be_logged(run_id)
     try:
         with transaction.atomic():
-            return RunLog.objects.create(run_id=run_id, content=content)
+            log: RunLog = RunLog.objects.create(run_id=run_id, content=content)
+            tell(LogChanged(run_id))
+            return log
     except IntegrityError as error:
         raise Conflict(f"run {run_id} has a log: change that one") from error
 
@@ -256,6 +259,7 @@ def store_log(run_id: int, content: str) -> RunLog:
     log, _ = RunLog.objects.update_or_create(
         run_id=run_id, defaults={"content": content}
     )
+    tell(LogChanged(run_id))
     return log
 
 

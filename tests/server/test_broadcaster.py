@@ -94,6 +94,19 @@ def test_who_subscribes_is_pinged_and_offered_what_waits(site, listen):
     assert worker.heard() == enqueue(run)
 
 
+def test_who_is_asked_for_is_pinged_at_once_and_nobody_else(site, listen):
+    from job_runner_worker.server import notices
+
+    asked, other = listen(), listen("worker2")
+    assert (asked.heard(), other.heard()) == (PING, PING)
+
+    notices.publish(notices.PingRequested("testworker"))
+    notices.publish(notices.PingRequested("nobody"))
+
+    assert asked.heard(1.0) == PING
+    assert other.hears_nothing()
+
+
 def test_a_run_is_offered_as_soon_as_it_is_due(site, listen):
     worker = listen()
     assert worker.heard() == PING

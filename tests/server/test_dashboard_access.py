@@ -38,6 +38,7 @@ POST = {
     "/switch/project/{project}/": DONE_BY_ADMINS,
     "/switch/pool/{pool}/": DONE_BY_STAFF,
     "/switch/worker/{worker}/": DONE_BY_STAFF,
+    "/workers/{worker}/ping/": DONE_BY_STAFF,
 }
 NOT_THERE = ["/runs/999/", "/jobs/999/", "/runs/9223372036854775808/", "/nothing/"]
 

@@ -39,7 +39,7 @@ def through_proxy(client_address=SOMEBODY):
 
 def log_in(client, password=PASSWORD, name="admin"):
     form = {"username": name, "password": password}
-    return client.post("/admin/login/", form, follow=False)
+    return client.post("/login/", form, follow=False)
 
 
 def test_the_documented_set_up_passes_djangos_check_for_deployment(https, database):
@@ -72,11 +72,11 @@ def test_cookies_are_for_https_only_and_not_for_scripts(https, admin):
 
 
 def test_pages_that_are_asked_for_without_tls_are_redirected(https):
-    answer = Client(REMOTE_ADDR=PROXY).get("/admin/login/")
+    answer = Client(REMOTE_ADDR=PROXY).get("/login/")
 
     assert (answer.status_code, answer["location"]) == (
         301,
-        "https://testserver/admin/login/",
+        "https://testserver/login/",
     )
 
 
@@ -87,7 +87,7 @@ def test_a_worker_on_this_machine_needs_no_tls(https, site):
 def test_whom_nobody_trusts_cannot_say_that_it_came_by_https(https):
     liar = Client(REMOTE_ADDR=SOMEBODY, headers={"x-forwarded-proto": "https"})
 
-    assert liar.get("/admin/login/").status_code == 301
+    assert liar.get("/login/").status_code == 301
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_only_a_trusted_proxy_says_where_a_request_is_from(https, peer, said, be
 
 
 def test_pages_are_shown_in_no_frame_and_as_what_they_are(admin):
-    answer = Client().get("/admin/login/")
+    answer = Client().get("/login/")
 
     assert answer["x-frame-options"] == "DENY"
     assert answer["x-content-type-options"] == "nosniff"

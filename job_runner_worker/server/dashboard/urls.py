@@ -45,4 +45,5 @@ urlpatterns: list[URLPattern] = [
     path("jobs/<int:job_id>/run/", job_pages.run, name="start"),
     path("switch/<str:kind>/<int:row_id>/", job_pages.switch, name="switch"),
     path("workers/", worker_pages.workers, name="workers"),
+    path("workers/<int:worker_id>/ping/", worker_pages.ping, name="ping"),
 ]

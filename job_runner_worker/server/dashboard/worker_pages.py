@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
+from job_runner_worker.server import notices
 from job_runner_worker.server.api_auth import visible
-from job_runner_worker.server.dashboard.access import page
+from job_runner_worker.server.dashboard.access import changeable, page
 from job_runner_worker.server.dashboard.run_words import Look
 from job_runner_worker.server.models import Run, Worker, WorkerPool
 from job_runner_worker.server.pulse import SILENCE_SECONDS
@@ -71,6 +73,16 @@ def workers(request: HttpRequest) -> HttpResponse:
         "is_staff": request.user.is_staff or request.user.is_superuser,
     }
     return render(request, "dashboard/workers.html", context)
+
+
+@page
+@require_POST
+def ping(request: HttpRequest, worker_id: int) -> HttpResponse:
+    """Ask a worker whether it is there; its answer is seen on the page."""
+    worker = changeable(Worker.objects.all(), request.user, worker_id)
+    notices.tell(notices.PingRequested(worker.api_key))
+    messages.success(request, f"{worker} is asked; its answer appears as last ping.")
+    return redirect("workers")
 
 
 def look_of(worker: Any, now: datetime) -> Look:

@@ -179,7 +179,9 @@ class KillRequestList(_KillRequests, ListView):
             _check_visible(run, caller)
         elif not administered(Run, caller).filter(pk=run.pk).exists():
             raise exceptions.PermissionDenied("this run is not yours to kill")
-        return self.created(lifecycle.request_kill(run.pk))
+        is_worker = isinstance(caller, Worker)
+        name = f"worker {caller.api_key}" if is_worker else caller.get_username()
+        return self.created(lifecycle.request_kill(run.pk, name[:150]))
 
 
 class KillRequestDetail(_KillRequests, DetailView):

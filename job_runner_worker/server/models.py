@@ -324,6 +324,7 @@ class KillRequest(models.Model):
     """Asks the worker that holds a run to kill it."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="kill_requests")
+    requested_by = models.CharField(max_length=150, blank=True, default="")
     schedule_dts = models.DateTimeField(default=timezone.now)
     enqueue_dts = models.DateTimeField(null=True, blank=True)
     execute_dts = models.DateTimeField(null=True, blank=True)

@@ -155,6 +155,7 @@ LAYERS = {
         (
             "wiring",
             "central_parts",
+            "config_file",
             "cron",
             "cron.*",
             "daemon",

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from job_runner_worker import __version__, systemd
+from job_runner_worker.batching import BatchingApi
 from job_runner_worker.central_parts import (
     build_api,
     build_channel,
@@ -129,9 +130,11 @@ def _add_central_server(
     An event says that REST has the news: whoever hears it may ask there.
     """
     api = build_api(settings)
-    claims = build_claims(settings, api)
+    batching = BatchingApi(api)
+    batches = batching if settings.batches else None
+    claims = build_claims(settings, batching, batches)
     clocks: dict[str, Clock] = {"API": lambda: api.answered_at}
-    reporters.append(build_rest(settings, api, claims))
+    reporters.append(build_rest(settings, batching, claims, batches=batches))
     if settings.channel_url is not None:
         channel = build_channel(settings, api, claims, pong)
         sources.append(channel)

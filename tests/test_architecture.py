@@ -110,6 +110,7 @@ LAYERS = {
     "parts": Layer(
         (
             "http_connections",
+            "batching",
             "spool",
             "claims",
             "worker_log",

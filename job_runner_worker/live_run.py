@@ -42,6 +42,8 @@ class LiveRun:
         self.kills_under_way = 0
         self.has_ended_there = False
         """Whether the server has an end of it: then only its log may be due."""
+        self.may_be_claimed_late = False
+        """Whether a claim that was given up may still arrive."""
         self.offered_at = time.monotonic()
         self._executor = executor
         self._on_end: Callable[[], None] | None = on_end

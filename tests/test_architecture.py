@@ -23,6 +23,7 @@ class Layer:
 
 WORDS = (
     "errors",
+    "curve_keys",
     "models",
     "secret_file",
     "security_settings",
@@ -75,7 +76,7 @@ CORE = (
     "console",
     "control",
 )
-BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
+BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "curve", "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
@@ -83,6 +84,7 @@ LAYERS = {
         WORDS,
         (
             "errors",
+            "curve_keys",
             "models",
             "secret_file",
             "security_settings",
@@ -94,6 +96,7 @@ LAYERS = {
         ),
     ),
     "pure": Layer(PURE, (*WORDS, "mac")),
+    "sockets": Layer(("curve",), WORDS),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),
@@ -107,6 +110,7 @@ LAYERS = {
     "parts": Layer(
         (
             "http_connections",
+            "batching",
             "spool",
             "claims",
             "worker_log",
@@ -121,7 +125,10 @@ LAYERS = {
     # The server lives with the worker's words and with Django, and with nothing else.
     "server": Layer(
         ("server", "server.*"),
-        (*WORDS, *PURE, "__init__", "data_folder", "worker_log", "server", "server.*"),
+        (
+            *(*WORDS, *PURE, "curve", "__init__", "data_folder", "worker_log"),
+            *("server", "server.*"),
+        ),
     ),
     "client": Layer(
         ("client", "client.*", "data_folder"),
@@ -148,10 +155,12 @@ LAYERS = {
         (
             "wiring",
             "central_parts",
+            "config_file",
             "cron",
             "cron.*",
             "daemon",
             "doctor",
+            "keygen",
             "cli",
             "__main__",
         ),
@@ -164,10 +173,12 @@ LAYERS = {
 ONLY_IN = {
     "cronsim": ("server.scheduling",),
     "zmq": (
+        "curve",
         "sources.broadcast",
         "reporters.events",
         "server.binding",
         "server.broadcaster",
+        "server.curve_guard",
         "server.event_hub",
         "server.order_feed",
         "server.worker_channels",

@@ -7,7 +7,8 @@ from datetime import datetime
 
 import zmq
 
-from job_runner_worker import protocol
+from job_runner_worker import curve, protocol
+from job_runner_worker.curve_keys import ClientKeys
 from job_runner_worker.models import Event, EventKind, Outcome, Run
 from job_runner_worker.reporters.base import Reporter
 
@@ -21,8 +22,14 @@ class EventReporter(Reporter):
     name = "events"
     sender = "central"
 
-    def __init__(self, address: str, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        heartbeat_seconds: float,
+        curve_keys: ClientKeys | None = None,
+    ) -> None:
         self._address = address
+        self._curve_keys = curve_keys
         self._heartbeat_seconds = heartbeat_seconds
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
@@ -32,6 +39,7 @@ class EventReporter(Reporter):
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.IPV6, 1)
+        curve.protect(self._socket, self._curve_keys)
         if self._heartbeat_seconds:
             milliseconds = int(self._heartbeat_seconds * 1000)
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)

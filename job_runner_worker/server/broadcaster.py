@@ -24,6 +24,7 @@ from job_runner_worker import protocol
 from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.server import lifecycle, notices
 from job_runner_worker.server.binding import bind, wait_readable
+from job_runner_worker.server.curve_guard import ConnectionWatch, CurveGuard
 from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
 from job_runner_worker.server.pulse import PING_SECONDS
@@ -48,8 +49,16 @@ _log = logging.getLogger(__name__)
 class Broadcaster:
     """Binds XPUB and sends what workers have to know; `start` and `close` once each."""
 
-    def __init__(self, host: str, port: int, book: OfferBook | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        book: OfferBook | None = None,
+        guard: CurveGuard | None = None,
+    ) -> None:
         self.port = port
+        self._guard = guard
+        self._watch: ConnectionWatch | None = None
         self.listening: set[str] = set()
         """The keys that somebody has subscribed to."""
         self._host = host
@@ -74,6 +83,8 @@ class Broadcaster:
         # No ZeroMQ heartbeats: original workers may be too old to understand them.
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_SECONDS)
+        if self._guard is not None:
+            self._watch = self._guard.protect(socket, "broadcaster")
         self.port = bind(socket, self._host, self.port, "--broadcast-port")
         socket.bind(INTERNAL_ADDRESS)
         self._socket = socket
@@ -85,6 +96,8 @@ class Broadcaster:
         if self._greenlet is not None:
             notices.unsubscribe(self._hear_notice)
             self._greenlet.kill()
+        if self._watch is not None:
+            self._watch.close()
         if self._socket is not None:
             self._socket.close(linger=LINGER_MILLISECONDS)
         self.context.term()
@@ -148,10 +161,10 @@ class Broadcaster:
     def _send_kills(self, now: datetime) -> None:
         waiting = KillRequest.objects.filter(enqueue_dts=None, schedule_dts__lte=now)
         rows = waiting.order_by("id").values_list(
-            "id", "run_id", "run__worker__api_key", "run__return_dts"
+            "id", "run_id", "run__worker__api_key", "run__return_dts", "requested_by"
         )[:MAX_KILLS]
         sent = {}
-        for number, run_id, api_key, returned_at in rows:
+        for number, run_id, api_key, returned_at, requested_by in rows:
             if returned_at is not None:
                 # An original worker would signal whoever has the run's pid now.
                 lifecycle.kill_executed(number, now)
@@ -159,7 +172,7 @@ class Broadcaster:
                 sent[number] = self._kills_sent.get(number, float("-inf"))
                 if sent[number] + REPEAT_SECONDS <= time.monotonic():
                     sent[number] = time.monotonic()
-                    self._send(Kill(number, run_id), api_key)
+                    self._send(Kill(number, run_id, requested_by), api_key)
         self._kills_sent = sent
 
     def _seconds_until_next(self, now: datetime) -> float:

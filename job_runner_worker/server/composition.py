@@ -21,6 +21,7 @@ from job_runner_worker.models import Event, EventKind
 from job_runner_worker.server import bus, notices
 from job_runner_worker.server.binding import listen
 from job_runner_worker.server.broadcaster import Broadcaster
+from job_runner_worker.server.curve_guard import CurveGuard
 from job_runner_worker.server.event_hub import EventHub
 from job_runner_worker.server.health import HealthCheck
 from job_runner_worker.server.http_server import HttpServer
@@ -69,14 +70,16 @@ class Server:
         ports: Ports,
         retention: Retention,
         parts: Collection[str] = PARTS,
+        guard: CurveGuard | None = None,
     ) -> None:
         self.ports = ports
+        self.guard = guard
         self._bind = bind
         self._sockets = EventSockets()
         self._dashboards = EventSockets()
         self._bus = bus.for_database(self._publish_event)
-        self._hub = EventHub(bind, ports.events, self._hear_event)
-        self._broadcaster = Broadcaster(bind, ports.broadcast)
+        self._hub = EventHub(bind, ports.events, self._hear_event, guard)
+        self._broadcaster = Broadcaster(bind, ports.broadcast, guard=guard)
         self._parts: list[_Part] = [Mailer()]
         for name, part in (
             (EVENTS, self._hub),

@@ -55,11 +55,12 @@ def prepare(folder: DataFolder, arguments: argparse.Namespace) -> None:
     try:
         parts.check_database(arguments.only, connection.vendor)
         _try_postgresql()
-        if arguments.migrate:
-            tables.migrate()
-        else:
-            tables.make_or_check()
-        password = bootstrap.first_objects(folder)
+        with tables.alone():
+            if arguments.migrate:
+                tables.migrate()
+            else:
+                tables.make_or_check()
+            password = bootstrap.first_objects(folder)
     except (Error, ImproperlyConfigured) as error:
         raise ConfigError(f"the database cannot be used: {error}") from error
     finally:

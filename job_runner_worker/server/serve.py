@@ -15,7 +15,7 @@ import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from job_runner_worker import __version__, data_folder, worker_log
 from job_runner_worker.data_folder import DataFolder, write_json
@@ -29,6 +29,9 @@ from job_runner_worker.server.preparation import MAIL_VARIABLE as MAIL_VARIABLE
 
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
+if TYPE_CHECKING:
+    from job_runner_worker.server.composition import Server
+
 _NEEDED = (
     *("axes", "cronsim", "django", "drf_spectacular", "markdown_it"),
     *("rest_framework", "wsproto"),
@@ -95,6 +98,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take no requests that original workers sign, only those of ours with"
         " `signature = sha256`, which cannot be replayed",
+    )
+    parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="encrypt orders and events, for workers whose keys stand in DIR/curve/"
+        "workers; original workers cannot connect then",
     )
     parser.add_argument(
         "--mail",
@@ -193,7 +202,7 @@ def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
     import gevent
     import gevent.event
 
-    from job_runner_worker.server import retention
+    from job_runner_worker.server import curve_guard, retention
     from job_runner_worker.server.composition import Server
 
     stop = gevent.event.Event()
@@ -205,10 +214,11 @@ def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
         ports_of(arguments),
         retention.of(arguments),
         only or parts.PARTS,
+        curve_guard.opened(folder.path) if arguments.curve else None,
     )
     try:
         server.start()
-        _publish_addresses(folder, arguments.bind, server.ports, only)
+        _publish_addresses(folder, arguments.bind, server, only)
         stop.wait()
         _log.info("stopping")
     finally:
@@ -220,7 +230,7 @@ def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
 
 
 def _publish_addresses(
-    folder: DataFolder, bind: str, ports: Ports, only: tuple[str, ...] | None
+    folder: DataFolder, bind: str, server: Server, only: tuple[str, ...] | None
 ) -> None:
     """Say where the server is: to people, to the worker here, to the command line.
 
@@ -232,9 +242,10 @@ def _publish_addresses(
     from job_runner_worker.server import bootstrap
     from job_runner_worker.server.binding import bracketed
 
+    ports, guard = server.ports, server.guard
     host = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(bind, bind)
     url = f"http://{bracketed(host)}:{ports.http}"
-    addresses = bootstrap.Addresses(url, host, ports.broadcast, ports.events)
+    addresses = bootstrap.Addresses(url, host, ports.broadcast, ports.events, guard)
     if not only:
         bootstrap.write_worker_ini(folder, addresses)
     if not only or parts.WEB in only:

@@ -124,6 +124,7 @@ class Standalone:
             f"--data={folder.path}",
             f"--bind={arguments.bind}",
             *(["--no-sha1"] if arguments.no_sha1 else []),
+            *(["--curve"] if arguments.curve else []),
             f"--mail-from={arguments.mail_from}",
             f"--time-zone={arguments.time_zone}",
             *(f"--allowed-host={name}" for name in arguments.allowed_host),

@@ -14,6 +14,7 @@ from typing import Any
 
 from job_runner_worker.errors import ConfigError
 
+ORIGINAL_VARIABLE = "JOB_RUNNER_ORIGINAL"
 NIGHTLY_DAYS = 180
 NIGHTLY_KEEP_RUNS = 100
 BATCH_RUNS = 500
@@ -28,9 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(_ACTIONS),
         help="instead of serving: bring the tables up to date; delete old runs; save"
         " the database in FILE; look whether these options are safe for a server that"
-        " others reach",
+        " others reach; take over what an original Job-Runner knows",
     )
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="FILE|URL",
+        help="backup: the file to make; import-job-runner: the original's database,"
+        " sqlite:///PATH, postgresql://user@host/name or mysql://user@host/name (or in"
+        f" ${ORIGINAL_VARIABLE}, with a password better there)",
+    )
 
 
 def add_retention(parser: argparse.ArgumentParser) -> None:
@@ -84,9 +92,9 @@ def _migrate(arguments: argparse.Namespace) -> str:
 
 def _backup(arguments: argparse.Namespace) -> str:
     _require_database()
-    if arguments.file is None:
+    if arguments.target is None:
         raise ConfigError("server backup: say in which FILE")
-    path = Path(arguments.file)
+    path = Path(arguments.target)
     backup(path)
     return f"saved in {path}"
 
@@ -97,6 +105,18 @@ def _prune(arguments: argparse.Namespace) -> str:
         raise ConfigError("server prune: say --older-than how many DAYS")
     count = prune(arguments.keep_runs or 0, timedelta(days=arguments.older_than))
     return f"{count} runs are deleted"
+
+
+def _import(arguments: argparse.Namespace) -> str:
+    from job_runner_worker.server import original_tables, tables, takeover
+
+    url = arguments.target or os.environ.get(ORIGINAL_VARIABLE)
+    if not url:
+        raise ConfigError("server import-job-runner: say from which database URL")
+    with original_tables.opened(url) as original:
+        tables.make_or_check()
+        counts = takeover.take_over(original)
+    return "\n".join(f"{count:9} {what}" for what, count in counts.items())
 
 
 def _check(arguments: argparse.Namespace) -> str:
@@ -205,6 +225,7 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "backup": _backup,
     "prune": _prune,
     "check": _check,
+    "import-job-runner": _import,
 }
-ALONE = ("migrate",)
+ALONE = ("migrate", "import-job-runner")
 """What is not done while a server uses the folder."""

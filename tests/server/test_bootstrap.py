@@ -163,3 +163,16 @@ def test_without_an_administrator_the_command_line_gets_nothing(folder, addresse
     bootstrap.write_client_json(folder, addresses)
 
     assert not folder.client_json.exists()
+
+
+def test_a_server_with_workers_and_nobody_to_log_in_gets_an_administrator(folder, site):
+    from django.contrib.auth.models import User
+
+    from job_runner_worker.server import bootstrap
+    from job_runner_worker.server.models import Project
+
+    projects = Project.objects.count()
+    assert bootstrap.first_objects(folder)
+    assert User.objects.get().is_superuser
+    assert Project.objects.count() == projects
+    assert bootstrap.first_objects(folder) is None

@@ -105,7 +105,7 @@ def test_a_run_is_killed_and_run_again(visit):
     visitor.page.locator("summary.danger").click()
     visitor.press("Kill run")
     visitor.sees("killed", "#run-head").sees("killed on request", "#run-facts")
-    visitor.sees("Kill asked for", "#run-facts")
+    visitor.sees("Kill asked for by admin", "#run-facts")
 
     visitor.press("Run again")
     visitor.page.wait_for_url(lambda url: "/runs/" in url and not url.endswith(first))

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("server", "0003_hosts"),
+        ("server", "0004_kill_requested_by"),
     ]
 
     operations = [

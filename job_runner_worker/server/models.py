@@ -182,18 +182,10 @@ class Job(_Notified):
 
     @property
     def script_content(self) -> str:
-        """The script within its template: what a worker runs.
-
-        A template that cannot be rendered gives a script that says so and fails.
-        """
-        try:
-            return script_template.render(
-                self.template.body, self.script_content_partial
-            )
-        except Exception as error:  # a template may raise anything
-            return script_template.failing_script(
-                f"job template {self.template_id}: {error}"
-            )
+        """The script within its template: what a worker runs."""
+        return script_template.script_of(
+            self.template.body, self.script_content_partial, self.template_id
+        )
 
     def clean(self) -> None:
         """Raise ValidationError where two fields do not go together."""
@@ -324,6 +316,7 @@ class KillRequest(models.Model):
     """Asks the worker that holds a run to kill it."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="kill_requests")
+    requested_by = models.CharField(max_length=150, blank=True, default="")
     schedule_dts = models.DateTimeField(default=timezone.now)
     enqueue_dts = models.DateTimeField(null=True, blank=True)
     execute_dts = models.DateTimeField(null=True, blank=True)

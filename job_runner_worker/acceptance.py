@@ -37,21 +37,26 @@ def accept(
     then. Raises ApiError or OSError where nothing has been claimed.
     """
     source = live.source
-    offer = source.look(live.id)
+    offer = source.offered(live.id)
     if not _is_free(offer, spool) or time.monotonic() > deadline or refusal():
         return False
     at = datetime.now(UTC)
     folder = spool.create(live.id, source.name, at.isoformat(), max_log_bytes)
     live.claiming(folder)
     # The answer of the one is not needed for the other, and mostly both are needed.
-    fetching = gevent.spawn(_fetch, source, offer)
-    if not _claim(live, offer, at, deadline, spool):
+    fetching = gevent.spawn(_fetch, source, offer) if offer.is_seen else None
+    if _claim(live, offer, at, deadline, spool):
+        fetched = fetching.get() if fetching is not None else _fetch(source, offer)
+        _note_run(folder, fetched)
+        live.claimed()
+        return True
+    folder.remove()
+    if fetching is not None:
         fetching.kill()
-        folder.remove()
-        return False
-    _note_run(folder, fetching.get())
-    live.claimed()
-    return True
+    else:
+        # So far nobody has looked whose it is.
+        _is_free(source.look(live.id), spool)
+    return False
 
 
 def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) -> bool:
@@ -168,14 +173,15 @@ def _is_free(offer: Offer, spool: Spool) -> bool:
 def _claim(
     live: LiveRun, offer: Offer, at: datetime, deadline: float, spool: Spool
 ) -> bool:
-    """Claim until it is known whose the run is."""
+    """Claim until it is known whose the run is; return whether it is ours."""
     for wait_seconds in backoff.waits():
         try:
             return live.source.claim(offer, at)
         except ApiError as error:
             if not error.transient:
-                _log.warning("run %d: claim refused: %s", offer.run_id, error)
-                spool.ledger.gave_up("claims refused")
+                if offer.is_seen:
+                    _log.warning("run %d: claim refused: %s", offer.run_id, error)
+                    spool.ledger.gave_up("claims refused")
                 return False
             _log.warning("run %d: claim not confirmed: %s", offer.run_id, error)
         live.sleep(wait_seconds)
@@ -190,6 +196,7 @@ def _claim(
         if time.monotonic() > deadline:
             live.may_be_claimed_late = True
             return False
+        offer = found
     raise AssertionError("the waits have no end")
 
 

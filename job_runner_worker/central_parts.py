@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import gevent
 
 from job_runner_worker.api import ApiClient, ApiOptions
+from job_runner_worker.central_api import Batches, CentralApi
 from job_runner_worker.claims import CentralClaims, ResourcePaths
 from job_runner_worker.curve_keys import ClientKeys, KeyFileError, read_pair
 from job_runner_worker.errors import ConfigError
@@ -65,9 +66,11 @@ def curve_keys(settings: Settings) -> ClientKeys | None:
         raise ConfigError(f"curve_key_file: {error}", option="curve_key_file") from None
 
 
-def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
+def build_claims(
+    settings: Settings, api: CentralApi, batches: Batches | None = None
+) -> CentralClaims:
     """Return what asks the central server whose a run is."""
-    return CentralClaims(api, resource_paths(settings), settings.api_key)
+    return CentralClaims(api, resource_paths(settings), settings.api_key, batches)
 
 
 def resource_paths(settings: Settings) -> ResourcePaths:
@@ -83,9 +86,10 @@ def resource_paths(settings: Settings) -> ResourcePaths:
 
 def build_rest(
     settings: Settings,
-    api: ApiClient,
+    api: CentralApi,
     claims: CentralClaims,
     sleep: Callable[[float], None] = gevent.sleep,
+    batches: Batches | None = None,
 ) -> RestReporter:
     """Return what tells the central server what becomes of runs."""
     options = RestOptions(
@@ -93,7 +97,7 @@ def build_rest(
         kill_request_path=settings.kill_request_resource_uri,
         concurrent_jobs=settings.concurrent_jobs,
     )
-    return RestReporter(api, options, claims.worker_uri, sleep)
+    return RestReporter(api, options, claims.worker_uri, sleep, batches)
 
 
 def build_channel(

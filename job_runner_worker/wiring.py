@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from job_runner_worker import __version__, systemd
+from job_runner_worker.batching import BatchingApi
 from job_runner_worker.central_parts import (
     build_api,
     build_channel,
@@ -18,6 +19,7 @@ from job_runner_worker.central_parts import (
     worker_options,
 )
 from job_runner_worker.claims import CentralClaims
+from job_runner_worker.config_file import secrets_of
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
 from job_runner_worker.curve import zmq_address
@@ -129,9 +131,11 @@ def _add_central_server(
     An event says that REST has the news: whoever hears it may ask there.
     """
     api = build_api(settings)
-    claims = build_claims(settings, api)
+    batching = BatchingApi(api)
+    batches = batching if settings.batches else None
+    claims = build_claims(settings, batching, batches)
     clocks: dict[str, Clock] = {"API": lambda: api.answered_at}
-    reporters.append(build_rest(settings, api, claims))
+    reporters.append(build_rest(settings, batching, claims, batches=batches))
     if settings.channel_url is not None:
         channel = build_channel(settings, api, claims, pong)
         sources.append(channel)
@@ -222,15 +226,8 @@ def script_environment(
         name: value
         for name, value in environ.items()
         if any(fnmatch.fnmatchcase(name, wanted) for wanted in settings.environment)
-        and not any(secret in value for secret in _secrets(settings))
+        and not any(secret in value for secret in secrets_of(settings))
     }
-
-
-def _secrets(settings: Settings) -> list[str]:
-    keys = [each.key for each in (*settings.macs, *settings.launcher_macs)]
-    return [
-        each for each in (settings.secret, *settings.launcher_tokens, *keys) if each
-    ]
 
 
 def build_executor(

@@ -110,6 +110,7 @@ LAYERS = {
     "parts": Layer(
         (
             "http_connections",
+            "batching",
             "spool",
             "claims",
             "worker_log",
@@ -154,6 +155,7 @@ LAYERS = {
         (
             "wiring",
             "central_parts",
+            "config_file",
             "cron",
             "cron.*",
             "daemon",

@@ -85,7 +85,7 @@ def test_three_settings_are_enough_and_the_others_have_the_known_defaults():
 
 
 def test_the_expected_settings_above_are_all_there_are():
-    assert len(dataclasses.fields(Settings)) == 55
+    assert len(dataclasses.fields(Settings)) == 56
 
 
 @pytest.mark.parametrize(

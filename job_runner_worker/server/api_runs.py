@@ -19,9 +19,14 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from rest_framework import exceptions
 
-from job_runner_worker.server import lifecycle, offers, serializers
+from job_runner_worker.server import job_lock, lifecycle, offers, serializers
 from job_runner_worker.server.api_auth import administered, visible
-from job_runner_worker.server.api_base import ApiView, DetailView, ListView
+from job_runner_worker.server.api_base import (
+    ApiView,
+    DetailView,
+    ListView,
+    json_answer,
+)
 from job_runner_worker.server.lifecycle import Conflict
 from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.serializers import uri_of
@@ -91,7 +96,10 @@ class RunDetail(_Runs, DetailView):
     change_class = serializers.RunChange
 
     def patch(self, request: Any, row_id: str) -> HttpResponse:
-        """Claim a run, note its start, end it, or hand it back."""
+        """Claim a run, note its start, end it, or hand it back.
+
+        A claim ``with_job`` is answered with what the worker has to know.
+        """
         run = self.row(row_id)
         worker = self.the_worker()
         fields = self.changes(run)
@@ -104,7 +112,7 @@ class RunDetail(_Runs, DetailView):
             with transaction.atomic():
                 for step in steps:
                     step()
-        return _done()
+        return _work_of(run) if _is_with_job(fields) else _done()
 
     def body(self) -> dict[str, Any]:
         """See ApiView. That a worker names itself needs no look into the database."""
@@ -149,7 +157,7 @@ class RunLogDetail(_RunLogs, DetailView):
         fields = self.changes(log)
         if "content" in fields:
             _check_holder(log.run, worker)
-            lifecycle.store_log(log.run_id, fields["content"])
+            lifecycle.put_log(log.run_id, fields["content"])
         return _done()
 
 
@@ -179,7 +187,9 @@ class KillRequestList(_KillRequests, ListView):
             _check_visible(run, caller)
         elif not administered(Run, caller).filter(pk=run.pk).exists():
             raise exceptions.PermissionDenied("this run is not yours to kill")
-        return self.created(lifecycle.request_kill(run.pk))
+        is_worker = isinstance(caller, Worker)
+        name = f"worker {caller.api_key}" if is_worker else caller.get_username()
+        return self.created(lifecycle.request_kill(run.pk, name[:150]))
 
 
 class KillRequestDetail(_KillRequests, DetailView):
@@ -236,7 +246,8 @@ def _steps(
     started, pid, host = (fields.get(name) for name in ("start_dts", "pid", "host"))
     returned, success = fields.get("return_dts"), fields.get("return_success")
     if enqueued is not None:
-        steps.append(partial(lifecycle.claim, run.pk, worker, enqueued))
+        is_first = {"is_first": True} if _is_with_job(fields) else {}
+        steps.append(partial(lifecycle.claim, run.pk, worker, enqueued, **is_first))
     elif "enqueue_dts" in fields:
         steps.append(partial(lifecycle.reset, run.pk, worker))
     if started is None and enqueued is None and run.enqueue_dts is None:
@@ -245,16 +256,35 @@ def _steps(
     if started is not None or pid is not None or host:
         steps.append(partial(lifecycle.start, run.pk, worker, started, pid, host or ""))
     if returned is not None and success is not None:
+        finish: Callable[..., None] = lifecycle.finish
+        if "log" in fields:
+            _check_holder(run, worker)
+            finish = partial(lifecycle.finish_with_log, fields["log"])
         status, reason = fields.get("exit_status"), fields.get("reason", "")
-        steps.append(
-            partial(lifecycle.finish, run.pk, worker, returned, success, status, reason)
-        )
+        steps.append(partial(finish, run.pk, worker, returned, success, status, reason))
     elif returned is not None or success is not None:
         name = "return_dts" if returned is None else "return_success"
         raise exceptions.ValidationError({name: "the end of a run has both"})
     elif "return_dts" in fields and run.return_dts is not None:
         raise Conflict(f"run {run.pk} has ended")
     return steps
+
+
+def _is_with_job(fields: dict[str, Any]) -> bool:
+    return bool(fields.get("with_job")) and fields.get("enqueue_dts") is not None
+
+
+def _work_of(run: Run) -> HttpResponse:
+    """Return what a worker has to know of a run that it has claimed."""
+    work = job_lock.work_of(run.pk)
+    log_id = work.log_id
+    job = {
+        "resource_uri": uri_of("job", work.job_id),
+        "title": work.job_title,
+        "script_content": work.script,
+    }
+    log_uri = None if log_id is None else uri_of("run_log", log_id)
+    return json_answer({"run_log": log_uri, "job": job}, status=202)
 
 
 def _moment(query: Any, name: str) -> datetime:

@@ -14,6 +14,8 @@ from datetime import datetime
 
 from django.db import connection
 
+from job_runner_worker.server import script_template
+
 _LOCK = """
 SELECT 1 FROM server_job
 WHERE id = (SELECT job_id FROM server_run WHERE id = %s)
@@ -49,6 +51,20 @@ SELECT
 FROM server_run AS run JOIN server_job AS job ON job.id = run.job_id
 WHERE run.id = %s
 """
+_WORK = """
+SELECT
+    job.id, job.title, job.script_content_partial, template.id, template.body, log.id
+FROM server_run AS run
+JOIN server_job AS job ON job.id = run.job_id
+JOIN server_jobtemplate AS template ON template.id = job.template_id
+LEFT JOIN server_runlog AS log ON log.run_id = run.id
+WHERE run.id = %s
+"""
+_PUT_LOG = """
+INSERT INTO server_runlog (run_id, content)
+SELECT id, %s FROM server_run WHERE id = %s AND (return_dts IS NULL OR ended_by_server)
+ON CONFLICT (run_id) DO UPDATE SET content = excluded.content
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,16 @@ class Sequel:
     """Whether a success changes anything but the run: it is none of a job alone."""
     next_run_id: int | None
     """A run of the same job that is due and waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker needs to know of a run that it has claimed."""
+
+    job_id: int
+    job_title: str
+    script: str
+    log_id: int | None
 
 
 def take(run_id: int) -> None:
@@ -89,6 +115,22 @@ def sequel(run_id: int, now: datetime) -> Sequel:
         cursor.execute(_SEQUEL, [_date(now), run_id])
         has_more, next_run_id = cursor.fetchone()
     return Sequel(bool(has_more), next_run_id)
+
+
+def work_of(run_id: int) -> Work:
+    """Return the script of a run that there is, and the log that it may have."""
+    with connection.cursor() as cursor:
+        cursor.execute(_WORK, [run_id])
+        job_id, title, content, template_id, body, log_id = cursor.fetchone()
+    script = script_template.script_of(body, content, template_id)
+    return Work(job_id, title, script, log_id)
+
+
+def put_log(run_id: int, content: str) -> bool:
+    """Store the log of a run; return False where it has ended, or there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PUT_LOG, [content, run_id])
+        return bool(cursor.rowcount)
 
 
 def _date(at: datetime) -> object:

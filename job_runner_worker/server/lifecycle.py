@@ -52,11 +52,12 @@ def offer(run_id: int, worker: Worker, at: datetime) -> bool:
     return True
 
 
-def claim(run_id: int, worker: Worker, at: datetime) -> None:
+def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) -> None:
     """Give a run to a worker, unless another has it: Conflict.
 
-    The same worker may repeat its claim until the run has ended. A job is not run
-    twice at once: while another run of it goes on, this one waits (Conflict).
+    The same worker may repeat its claim until the run has ended; with ``is_first``
+    only that very claim, of that time: another host may have the same key. A job is
+    not run twice at once: while another run of it goes on, this one waits (Conflict).
     """
     with transaction.atomic():
         job_lock.take(run_id)
@@ -70,6 +71,8 @@ def claim(run_id: int, worker: Worker, at: datetime) -> None:
         raise Conflict(f"run {run_id} waits for another run of its job")
     if run.worker_id != worker.pk:
         raise Conflict(_is_held(run))
+    if is_first and run.enqueue_dts != at:
+        raise Conflict(f"run {run_id} has been claimed with this key before")
 
 
 def reset(run_id: int, worker: Worker) -> None:
@@ -196,8 +199,8 @@ def fail_unclaimed(run_id: int, why: str) -> bool:
         return _end_unclaimed(run_id, timezone.now(), why)
 
 
-def request_kill(run_id: int) -> KillRequest:
-    """Ask the worker that holds a run to kill it.
+def request_kill(run_id: int, requested_by: str = "") -> KillRequest:
+    """Ask the worker that holds a run to kill it; ``requested_by`` is for people.
 
     A run that nobody holds ends at once, as failed (KILLED_UNCLAIMED), and the
     request is done. While a request has not reached the worker, it is the one that
@@ -212,10 +215,16 @@ def request_kill(run_id: int) -> KillRequest:
             now = timezone.now()
             _end_unclaimed(run_id, now)
             return KillRequest.objects.create(
-                run=run, schedule_dts=now, enqueue_dts=now, execute_dts=now
+                run=run,
+                requested_by=requested_by,
+                schedule_dts=now,
+                enqueue_dts=now,
+                execute_dts=now,
             )
         pending = run.kill_requests.filter(enqueue_dts=None).first()
-        kill_request: KillRequest = pending or run.kill_requests.create()
+        kill_request: KillRequest = pending or run.kill_requests.create(
+            requested_by=requested_by
+        )
         tell(KillRequested(kill_request.pk))
         return kill_request
 
@@ -253,14 +262,27 @@ def store_log(run_id: int, content: str) -> RunLog:
     """Return the log of a run with new content, made where there was none.
 
     Raises Conflict where the run has ended, unless it was the server that ended it:
-    its worker may come back and tell what it did.
+    its worker may come back and tell what it did. What is there may be repeated.
     """
-    _check_may_be_logged(run_id)
-    log, _ = RunLog.objects.update_or_create(
-        run_id=run_id, defaults={"content": content}
-    )
-    tell(LogChanged(run_id))
-    return log
+    put_log(run_id, content)
+    return RunLog.objects.get(run_id=run_id)
+
+
+def put_log(run_id: int, content: str) -> None:
+    """Store a log as `store_log` does."""
+    if job_lock.put_log(run_id, content):
+        tell(LogChanged(run_id))
+        return
+    log = RunLog.objects.filter(run_id=run_id).first()
+    if log is None or log.content != content:
+        _check_may_be_logged(run_id)
+
+
+def finish_with_log(content: str, run_id: int, worker: Worker, *end: Any) -> None:
+    """End a run as `finish` does, and store its log: both or none."""
+    with transaction.atomic():
+        put_log(run_id, content)
+        finish(run_id, worker, *end)
 
 
 def _check_may_be_logged(run_id: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import gevent
 import zmq.green as zmq
@@ -20,6 +22,11 @@ from job_runner_worker.sources.central import CentralSource, Claims
 
 OVERLAP_SECONDS = 5.0
 """How long two connections stay open at a reconnect, so that nothing is missed."""
+BATCH_MESSAGES = 1_000
+"""How many are taken at once before others have their turn."""
+MAX_BACKLOG_MESSAGES = 200_000
+MAX_BACKLOG_BYTES = 64 * 1024 * 1024
+"""After so much without a pause, what waits is dropped unread."""
 _HEARTBEAT_PATIENCE = 3
 _log = logging.getLogger(__name__)
 
@@ -50,6 +57,7 @@ class BroadcastSource(CentralSource):
         self._closed = False
         self.heard_at: float | None = None
         """When the broadcaster last said something, in monotonic seconds."""
+        self._backlog_messages = self._backlog_bytes = 0
         self._monitor: zmq.Socket[bytes] | None = None
         self._watching: gevent.Greenlet[..., None] | None = None
         self._listening = Event()
@@ -66,6 +74,8 @@ class BroadcastSource(CentralSource):
                     continue
                 if command is not None:
                     yield command
+            if self._backlog_messages:
+                gevent.sleep(0)
 
     def wait_until_listening(self) -> None:
         """Return when the broadcaster has taken the first connection."""
@@ -83,8 +93,8 @@ class BroadcastSource(CentralSource):
     def _receive(self) -> list[list[bytes]]:
         """Wait for broadcasts; after a long silence, or to end an overlap, return none.
 
-        A socket is drained before anything else is done: a full receive queue
-        together with heartbeats aborts the process in libzmq 4.3.5.
+        The queue has no limit of its own: a full one together with heartbeats aborts
+        the process in libzmq 4.3.5.
         """
         poller = zmq.Poller()
         sockets = [socket for socket in (self._current, self._previous) if socket]
@@ -95,15 +105,46 @@ class BroadcastSource(CentralSource):
         else:
             patience = self._options.reconnect_after_inactivity_seconds
         ready = dict(poller.poll(int(patience * 1000)))
-        received = [frames for socket in ready for frames in _drain(socket)]
+        received = [frames for socket in ready for frames in _take(socket)]
+        self._note_backlog(received)
         if received:
             self.heard_at = time.monotonic()
         if self._previous is not None:
-            if self._current in ready or self._overlaps_until < time.monotonic():
+            is_drained = len(received) < BATCH_MESSAGES
+            is_late = self._overlaps_until < time.monotonic()
+            if is_late or (is_drained and self._current in ready):
                 self._close_previous()
         elif not ready:
             self._reconnect()
         return received
+
+    def _note_backlog(self, received: list[list[bytes]]) -> None:
+        """Drop what waits where the sender has been faster for too long.
+
+        Orders are repeated until they are heard. Nobody knows how many these were.
+        """
+        if len(received) < BATCH_MESSAGES:
+            self._backlog_messages = self._backlog_bytes = 0
+            return
+        self._backlog_messages += len(received)
+        self._backlog_bytes += sum(map(len, chain.from_iterable(received)))
+        if (
+            self._backlog_messages > MAX_BACKLOG_MESSAGES
+            or self._backlog_bytes > MAX_BACKLOG_BYTES
+        ):
+            _log.error(
+                "the broadcaster has sent %d messages, %d bytes, without a pause: what "
+                "waits is dropped, orders come again",
+                self._backlog_messages,
+                self._backlog_bytes,
+            )
+            self._backlog_messages = self._backlog_bytes = 0
+            self._close_previous()
+            self._listening.set()
+            self._stop_watching()
+            assert self._current is not None
+            self._current.close(linger=0)
+            self._current = self._connect()
 
     def _reconnect(self) -> None:
         _log.info(
@@ -164,9 +205,7 @@ class BroadcastSource(CentralSource):
         return socket
 
 
-def _drain(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
-    try:
-        while True:
+def _take(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
+    with contextlib.suppress(zmq.Again):
+        for _ in range(BATCH_MESSAGES):
             yield socket.recv_multipart(zmq.NOBLOCK)
-    except zmq.Again:
-        return

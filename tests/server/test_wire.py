@@ -103,8 +103,7 @@ def check_body(answer, expected):
 def check_object(mine, original):
     extra = set(mine) - set(original)
     resource = original["resource_uri"].split("/")[3]
-    ours = {"run": recorded.OURS_ON_RUN, "job": recorded.OURS_ON_JOB}
-    assert extra == ours.get(resource, set())
+    assert extra == recorded.OURS.get(resource, set())
     for name, value in original.items():
         if name.endswith("_dts"):
             assert (mine[name] is None) is (value is None), name

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from job_runner_worker import central_parts, curve, spool_access, wiring
+from job_runner_worker import central_parts, config_file, curve, spool_access, wiring
 from job_runner_worker import settings as settings_module
 from job_runner_worker.errors import (
     ApiError,
@@ -74,8 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
             "no configuration: give its path with --config-path or in $CONFIG_PATH"
         )
     settings = settings_module.load(path, os.environ)
+    doctor = Doctor(settings, os.environ, path=path)
     failed = 0
-    for name, trouble, found in examine(Doctor(settings, os.environ).checks()):
+    for name, trouble, found in examine(doctor.checks()):
         failed += bool(trouble)
         print(f"{'FAILED' if trouble else 'ok':7} {name}: {trouble or found}")
     return _EXIT_FAILED if failed else os.EX_OK
@@ -100,7 +101,9 @@ class Doctor:
         settings: Settings,
         environ: Mapping[str, str],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        path: str = "",
     ) -> None:
+        self._path = path
         self._settings = settings
         self._environ = environ
         self._now = now
@@ -116,12 +119,19 @@ class Doctor:
         if self._settings.broadcast and self._settings.channel_url is None:
             central.append(Check("events", self.events))
         return [
+            Check("configuration", self.configuration),
             *(central if self._settings.has_central_server else []),
             Check("spool", self.spool),
             Check("room", self.room),
             Check("processes", self.processes),
             Check("script", self.script),
         ]
+
+    def configuration(self) -> str:
+        """A secret in the file is for nobody else to read."""
+        if wrong := config_file.exposure(self._path, self._settings):
+            raise Trouble(wrong)
+        return f"{self._path or 'settings'} can be read, by nobody else a secret in it"
 
     def api(self) -> str:
         """The API answers and accepts the key."""

@@ -19,7 +19,7 @@ from job_runner_worker import acceptance, departure, perform
 from job_runner_worker.admission import Admission
 from job_runner_worker.errors import ApiError, OutageError, PostponedError
 from job_runner_worker.executors.base import Execution, Executor
-from job_runner_worker.kills import Kills
+from job_runner_worker.kills import Kills, noted_order
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Enqueue, Kill, Outcome
 from job_runner_worker.reporters.base import Reporter
@@ -119,7 +119,9 @@ class OneShot:
             for folder in folders:
                 number = folder.note.run_id
                 wanted = {each for each in orders if each.run_id == number}
-                wanted |= {Kill(each, number) for each in folder.note.kill_requests}
+                wanted |= {
+                    noted_order(folder, each) for each in folder.note.kill_requests
+                }
                 pool.spawn(self._bring_up, folder, source, wanted, say)
             for order in noted:
                 if order.run_id not in known and self._kills.take(order):

@@ -11,6 +11,7 @@ from job_runner_worker.central_api import CentralApi
 from job_runner_worker.claims import CentralClaims, ResourcePaths, id_in_uri
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Enqueue, Kill
+from job_runner_worker.protocol import name_in
 from job_runner_worker.sources.base import Holder, Offer
 
 PAGE = 1000
@@ -89,7 +90,7 @@ class PolledClaims(CentralClaims):
             offset = max(0, total - PAGE) if isinstance(total, int) else 0
             rows = list(self._list(f"{path}?limit={PAGE}&offset={offset}"))
         return [
-            Kill(number, int(run_id))
+            Kill(number, int(run_id), name_in(found.get("requested_by")))
             for _, found in rows
             if found.get("enqueue_dts") is None
             and type(number := found.get("id")) is int

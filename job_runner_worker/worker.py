@@ -17,7 +17,7 @@ from job_runner_worker import acceptance, departure
 from job_runner_worker.admission import Admission
 from job_runner_worker.errors import ApiError, JobRunnerError
 from job_runner_worker.executors.base import Executor
-from job_runner_worker.kills import Kills
+from job_runner_worker.kills import Kills, noted_order
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.perform import perform
@@ -210,7 +210,7 @@ class Worker:
 
     def _run_folder(self, live: LiveRun, folder: RunFolder) -> None:
         for kill_request_id in folder.note.kill_requests:
-            self.handle(Kill(kill_request_id, live.id), live.source)
+            self.handle(noted_order(folder, kill_request_id), live.source)
         with self._in_hand(live):
             reschedule = self.options.reschedule_interrupted
             if acceptance.resume(live, folder, self._spool, reschedule=reschedule):

@@ -205,7 +205,9 @@ class KillRequestList(_KillRequests, ListView):
             _check_visible(run, caller)
         elif not administered(Run, caller).filter(pk=run.pk).exists():
             raise exceptions.PermissionDenied("this run is not yours to kill")
-        return self.created(lifecycle.request_kill(run.pk))
+        is_worker = isinstance(caller, Worker)
+        name = f"worker {caller.api_key}" if is_worker else caller.get_username()
+        return self.created(lifecycle.request_kill(run.pk, name[:150]))
 
 
 class KillRequestDetail(_KillRequests, DetailView):
@@ -232,9 +234,13 @@ def in_state(runs: QuerySet[Any], state: str) -> QuerySet[Any]:
         case "scheduled":
             return runs.filter(enqueue_dts=None)
         case "in_queue":
-            return runs.filter(enqueue_dts__isnull=False, start_dts=None)
+            # What has not started has not ended either; see below.
+            held = {"enqueue_dts__isnull": False, "return_dts": None}
+            return runs.filter(start_dts=None, **held)
         case "started":
-            return runs.filter(start_dts__isnull=False, return_dts=None)
+            # What has started is enqueued: said, it is found by the index of such runs.
+            held = {"enqueue_dts__isnull": False, "return_dts": None}
+            return runs.filter(start_dts__isnull=False, **held)
         case "completed":
             return runs.filter(return_dts__isnull=False)
         case "completed_successful":

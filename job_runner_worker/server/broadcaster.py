@@ -161,10 +161,10 @@ class Broadcaster:
     def _send_kills(self, now: datetime) -> None:
         waiting = KillRequest.objects.filter(enqueue_dts=None, schedule_dts__lte=now)
         rows = waiting.order_by("id").values_list(
-            "id", "run_id", "run__worker__api_key", "run__return_dts"
+            "id", "run_id", "run__worker__api_key", "run__return_dts", "requested_by"
         )[:MAX_KILLS]
         sent = {}
-        for number, run_id, api_key, returned_at in rows:
+        for number, run_id, api_key, returned_at, requested_by in rows:
             if returned_at is not None:
                 # An original worker would signal whoever has the run's pid now.
                 lifecycle.kill_executed(number, now)
@@ -172,7 +172,7 @@ class Broadcaster:
                 sent[number] = self._kills_sent.get(number, float("-inf"))
                 if sent[number] + REPEAT_SECONDS <= time.monotonic():
                     sent[number] = time.monotonic()
-                    self._send(Kill(number, run_id), api_key)
+                    self._send(Kill(number, run_id, requested_by), api_key)
         self._kills_sent = sent
 
     def _seconds_until_next(self, now: datetime) -> float:

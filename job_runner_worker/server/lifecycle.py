@@ -185,8 +185,8 @@ def fail_unclaimed(run_id: int, why: str) -> bool:
         return _end_unclaimed(run_id, timezone.now(), why)
 
 
-def request_kill(run_id: int) -> KillRequest:
-    """Ask the worker that holds a run to kill it.
+def request_kill(run_id: int, requested_by: str = "") -> KillRequest:
+    """Ask the worker that holds a run to kill it; ``requested_by`` is for people.
 
     A run that nobody holds ends at once, as failed (KILLED_UNCLAIMED), and the
     request is done. While a request has not reached the worker, it is the one that
@@ -201,10 +201,16 @@ def request_kill(run_id: int) -> KillRequest:
             now = timezone.now()
             _end_unclaimed(run_id, now)
             return KillRequest.objects.create(
-                run=run, schedule_dts=now, enqueue_dts=now, execute_dts=now
+                run=run,
+                requested_by=requested_by,
+                schedule_dts=now,
+                enqueue_dts=now,
+                execute_dts=now,
             )
         pending = run.kill_requests.filter(enqueue_dts=None).first()
-        kill_request: KillRequest = pending or run.kill_requests.create()
+        kill_request: KillRequest = pending or run.kill_requests.create(
+            requested_by=requested_by
+        )
         tell(KillRequested(kill_request.pk))
         return kill_request
 

@@ -309,6 +309,7 @@ class KillRequestSerializer(Resource):
     RESOURCE = "kill_request"
     enqueue_dts = Date(read_only=True)
     execute_dts = Date(read_only=True)
+    requested_by = Text(read_only=True)
     run = Uri("run", queryset=Run.objects.all())
     schedule_dts = Date(read_only=True)
 

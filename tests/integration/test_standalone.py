@@ -111,6 +111,10 @@ def test_a_run_is_killed_from_the_command_line(shared, script, gate):
     _, err = follower.communicate(timeout=LIMIT_SECONDS)
     assert follower.returncode == 1
     assert "killed on request" in err
+    last_line = shared.call("log", run_id)[1].splitlines()[-1]
+    assert re.fullmatch(
+        r"\[job_runner_worker\] killed on request \d+ by admin", last_line
+    )
     assert shared.call("kill", run_id)[0] == 1
 
 

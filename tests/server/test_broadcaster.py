@@ -158,9 +158,10 @@ def test_a_kill_order_names_the_run_and_is_repeated_until_it_is_taken(
     worker = listen()
     assert worker.heard() == PING
 
-    kill = lifecycle.request_kill(run.pk)
+    kill = lifecycle.request_kill(run.pk, "an admin")
 
     order = {"action": "kill", "kill_request_id": kill.pk, "run_id": run.pk}
+    order["requested_by"] = "an admin"
     assert [worker.heard() for _ in range(3)] == [order] * 3
     lifecycle.kill_enqueued(kill.pk, now)
     assert worker.hears_nothing(0.7)

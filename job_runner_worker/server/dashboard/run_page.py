@@ -94,7 +94,7 @@ def kill(request: HttpRequest, run_id: int) -> HttpResponse:
     """Ask for a run to be killed."""
     run = changeable(_runs(), request.user, run_id)
     try:
-        lifecycle.request_kill(run.pk)
+        lifecycle.request_kill(run.pk, request.user.get_username())
     except lifecycle.Conflict as error:
         messages.warning(request, f"Nothing to kill: {error}.")
     return redirect("run", run.pk)

@@ -37,21 +37,26 @@ def accept(
     then. Raises ApiError or OSError where nothing has been claimed.
     """
     source = live.source
-    offer = source.look(live.id)
+    offer = source.offered(live.id)
     if not _is_free(offer, spool) or time.monotonic() > deadline or refusal():
         return False
     at = datetime.now(UTC)
     folder = spool.create(live.id, source.name, at.isoformat(), max_log_bytes)
     live.claiming(folder)
     # The answer of the one is not needed for the other, and mostly both are needed.
-    fetching = gevent.spawn(_fetch, source, offer)
-    if not _claim(source, offer, at, deadline, spool):
+    fetching = gevent.spawn(_fetch, source, offer) if offer.is_seen else None
+    if _claim(live, offer, at, deadline, spool):
+        fetched = fetching.get() if fetching is not None else _fetch(source, offer)
+        _note_run(folder, fetched)
+        live.claimed()
+        return True
+    folder.remove()
+    if fetching is not None:
         fetching.kill()
-        folder.remove()
-        return False
-    _note_run(folder, fetching.get())
-    live.claimed()
-    return True
+    else:
+        # So far nobody has looked whose it is.
+        _is_free(source.look(live.id), spool)
+    return False
 
 
 def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) -> bool:
@@ -67,7 +72,7 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
         has_failed = folder.failure() is not None
         if folder.shim() is not None and not (interrupted or has_failed):
             live.attach()
-    offer = _look_patiently(live.source, live.id)
+    offer = _look_patiently(live)
     lost = _why_lost(live, folder, offer, spool)
     if lost or offer is None:
         live.wait_for_script()
@@ -91,6 +96,17 @@ def resume(live: LiveRun, folder: RunFolder, spool: Spool, *, reschedule: bool) 
         _note_run(folder, _fetch(live.source, offer))
         live.claimed()
     return True
+
+
+def look_again(live: LiveRun) -> None:
+    """Hand a run back whose claim has arrived after it was given up.
+
+    Nobody would run it before the next start of the worker. Raises ApiError.
+    """
+    offer = live.source.look(live.id, patient=True)
+    if offer.holder is Holder.THIS_WORKER and not offer.ended:
+        live.source.hand_back(offer)
+        _log.warning("run %d: its claim had arrived late, offered again", live.id)
 
 
 def take_interrupted(
@@ -155,21 +171,22 @@ def _is_free(offer: Offer, spool: Spool) -> bool:
 
 
 def _claim(
-    source: Source, offer: Offer, at: datetime, deadline: float, spool: Spool
+    live: LiveRun, offer: Offer, at: datetime, deadline: float, spool: Spool
 ) -> bool:
-    """Claim until it is known whose the run is."""
+    """Claim until it is known whose the run is; return whether it is ours."""
     for wait_seconds in backoff.waits():
         try:
-            return source.claim(offer, at)
+            return live.source.claim(offer, at)
         except ApiError as error:
             if not error.transient:
-                _log.warning("run %d: claim refused: %s", offer.run_id, error)
-                spool.ledger.gave_up("claims refused")
+                if offer.is_seen:
+                    _log.warning("run %d: claim refused: %s", offer.run_id, error)
+                    spool.ledger.gave_up("claims refused")
                 return False
             _log.warning("run %d: claim not confirmed: %s", offer.run_id, error)
-        gevent.sleep(wait_seconds)
+        live.sleep(wait_seconds)
         # The claim may have arrived: its folder stays until it is known whose it is.
-        found = _look_patiently(source, offer.run_id)
+        found = _look_patiently(live)
         if found is None:
             _log.warning("run %d: unknown since it was claimed", offer.run_id)
             spool.ledger.gave_up("claims refused")
@@ -177,7 +194,9 @@ def _claim(
         if found.holder is not Holder.NOBODY:
             return found.holder is Holder.THIS_WORKER and not found.ended
         if time.monotonic() > deadline:
+            live.may_be_claimed_late = True
             return False
+        offer = found
     raise AssertionError("the waits have no end")
 
 
@@ -214,7 +233,7 @@ def _why_lost(
     if offer.holder is Holder.NOBODY and folder.shim() is not None and not offer.ended:
         # It runs here: say so again rather than let it be started a second time.
         at = datetime.fromisoformat(folder.note.claimed_at)
-        if not _claim(live.source, offer, at, float("inf"), spool):
+        if not _claim(live, offer, at, float("inf"), spool):
             return "the server had taken it back, and another worker has it"
     return ""
 
@@ -231,16 +250,16 @@ def _is_interrupted(folder: RunFolder) -> bool:
     )
 
 
-def _look_patiently(source: Source, run_id: int) -> Offer | None:
+def _look_patiently(live: LiveRun) -> Offer | None:
     """Return what the server says of a run, None where it does not know it."""
     while True:
         try:
-            return source.look(run_id, patient=True)
+            return live.source.look(live.id, patient=True)
         except ApiError as error:
             if error.status == _NOT_FOUND:
                 return None
-            _log.error("run %d: cannot be taken up yet: %s", run_id, error)
-        gevent.sleep(REFUSED_PAUSE_SECONDS)
+            _log.error("run %d: cannot be taken up yet: %s", live.id, error)
+        live.sleep(REFUSED_PAUSE_SECONDS)
 
 
 def _hand_back(source: Source, offer: Offer) -> None:

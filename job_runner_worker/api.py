@@ -21,15 +21,15 @@ from requests.adapters import HTTPAdapter
 from requests.utils import requote_uri
 
 from job_runner_worker import __version__, auth, backoff
+from job_runner_worker.central_api import is_transient
 from job_runner_worker.errors import ApiError
-from job_runner_worker.http_answer import Answer
+from job_runner_worker.http_answer import Answer, TooLongError
 from job_runner_worker.http_connections import HttpConnections
 
 MAX_RETRY_AFTER_SECONDS = 600.0
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """Ten times the largest that a server has reason to send: a page of runs, a script."""
-_DONE = {"GET": 200, "PATCH": 202, "POST": 201}
-_TRANSIENT_STATUS = frozenset({408, 425, 429})
+_DONE = {"PATCH": 202, "POST": 201}
 _HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": "identity",
@@ -117,6 +117,10 @@ class ApiClient:
         except ValueError:
             return None
 
+    def ask(self, path: str, body: bytes) -> dict[str, Any]:
+        """POST a JSON object, in one try; return the one that it is answered with."""
+        return self._heard("POST", path, body, is_asked=True)[1]
+
     def close(self) -> None:
         """Close the connections."""
         if self._connections is not None:
@@ -132,22 +136,30 @@ class ApiClient:
             body = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
         for wait_seconds in backoff.waits():
             try:
-                answer = self._try(method, path, body)
+                return self._heard(method, path, body, is_asked=method == "GET")
             except ApiError as error:
-                if error.answered:
-                    self.answered_at = time.monotonic()
-                self._note_outage(error)
                 if not (patient and error.transient):
                     raise
                 self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
-            else:
-                self.answered_at = time.monotonic()
-                self._note_recovery()
-                return answer
         raise AssertionError("the waits have no end")
 
+    def _heard(
+        self, method: str, path: str, body: bytes | None, *, is_asked: bool
+    ) -> tuple[Answer, dict[str, Any]]:
+        """Try once; note whether the API is there."""
+        try:
+            answer = self._try(method, path, body, is_asked)
+        except ApiError as error:
+            if error.answered:
+                self.answered_at = time.monotonic()
+            self._note_outage(error)
+            raise
+        self.answered_at = time.monotonic()
+        self._note_recovery()
+        return answer
+
     def _try(
-        self, method: str, path: str, body: bytes | None
+        self, method: str, path: str, body: bytes | None, is_asked: bool
     ) -> tuple[Answer, dict[str, Any]]:
         what = f"{method} {path}"
         try:
@@ -157,11 +169,14 @@ class ApiClient:
         try:
             answer = self._exchange(method, target, body)
         except _NO_ANSWER as error:
-            raise ApiError(f"{what}: no answer: {error}", transient=True) from error
+            # What was asked for would be as long the next time.
+            is_final = is_asked and isinstance(error, TooLongError)
+            what = f"{what}: no answer: {error}"
+            raise ApiError(what, transient=not is_final) from error
         status = answer.status
         self.last_date = answer.headers.get("date", "")
-        if status == _DONE[method]:
-            found = _object_in(answer.body) if method == "GET" else {}
+        if status == (200 if is_asked else _DONE[method]):
+            found = _object_in(answer.body) if is_asked else {}
             if found is not None:
                 return answer, found
         if 200 <= status < 300:
@@ -181,7 +196,7 @@ class ApiClient:
         raise ApiError(
             f"{what}: answered {status} {answer.body.decode(errors='replace')[:200]!r}",
             status,
-            transient=status >= 500 or status in _TRANSIENT_STATUS,
+            transient=is_transient(status),
             retry_after_seconds=_retry_after(answer.headers.get("retry-after")),
         )
 

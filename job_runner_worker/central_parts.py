@@ -6,8 +6,12 @@ import fnmatch
 import os
 from collections.abc import Callable, Mapping
 
+import gevent
+
 from job_runner_worker.api import ApiClient, ApiOptions
+from job_runner_worker.central_api import Batches, CentralApi
 from job_runner_worker.claims import CentralClaims, ResourcePaths
+from job_runner_worker.curve_keys import ClientKeys, KeyFileError, read_pair
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.models import Pong
 from job_runner_worker.redaction import Redactor
@@ -17,8 +21,10 @@ from job_runner_worker.sources.channel import ChannelSource, Link
 from job_runner_worker.worker_options import WorkerOptions
 
 
-def build_api(settings: Settings) -> ApiClient:
-    """Return the client of the central API."""
+def build_api(
+    settings: Settings, sleep: Callable[[float], None] = gevent.sleep
+) -> ApiClient:
+    """Return the client of the central API; ``sleep`` waits before it asks again."""
     return ApiClient(
         ApiOptions(
             base_url=settings.api_base_url,
@@ -28,7 +34,8 @@ def build_api(settings: Settings) -> ApiClient:
             timeout_seconds=settings.http_timeout_seconds,
             is_stamped=settings.signature == "sha256",
             client_certificate=_client_certificate(settings),
-        )
+        ),
+        sleep,
     )
 
 
@@ -40,23 +47,49 @@ def _client_certificate(settings: Settings) -> tuple[str, str] | None:
     return str(settings.client_certificate), str(key)
 
 
-def build_claims(settings: Settings, api: ApiClient) -> CentralClaims:
+def curve_keys(settings: Settings) -> ClientKeys | None:
+    """Return what encrypts orders and events, None where they are plain.
+
+    Raises ConfigError.
+    """
+    path, server = settings.curve_key_file, settings.curve_server_key
+    if server is None:
+        if path is None:
+            return None
+        raise ConfigError(
+            "curve_key_file is of use with curve_server_key only: add that one",
+            option="curve_server_key",
+        )
+    try:
+        return ClientKeys(server, read_pair(path) if path else None)
+    except KeyFileError as error:
+        raise ConfigError(f"curve_key_file: {error}", option="curve_key_file") from None
+
+
+def build_claims(
+    settings: Settings, api: CentralApi, batches: Batches | None = None
+) -> CentralClaims:
     """Return what asks the central server whose a run is."""
-    return CentralClaims(
-        api,
-        ResourcePaths(
-            worker=settings.worker_resource_uri,
-            run=settings.run_resource_uri,
-            run_log=settings.run_log_resource_uri,
-            kill_request=settings.kill_request_resource_uri,
-            job=settings.job_resource_uri,
-        ),
-        settings.api_key,
+    return CentralClaims(api, resource_paths(settings), settings.api_key, batches)
+
+
+def resource_paths(settings: Settings) -> ResourcePaths:
+    """Return where the API's resources are."""
+    return ResourcePaths(
+        worker=settings.worker_resource_uri,
+        run=settings.run_resource_uri,
+        run_log=settings.run_log_resource_uri,
+        kill_request=settings.kill_request_resource_uri,
+        job=settings.job_resource_uri,
     )
 
 
 def build_rest(
-    settings: Settings, api: ApiClient, claims: CentralClaims
+    settings: Settings,
+    api: CentralApi,
+    claims: CentralClaims,
+    sleep: Callable[[float], None] = gevent.sleep,
+    batches: Batches | None = None,
 ) -> RestReporter:
     """Return what tells the central server what becomes of runs."""
     options = RestOptions(
@@ -64,7 +97,7 @@ def build_rest(
         kill_request_path=settings.kill_request_resource_uri,
         concurrent_jobs=settings.concurrent_jobs,
     )
-    return RestReporter(api, options, claims.worker_uri)
+    return RestReporter(api, options, claims.worker_uri, sleep, batches)
 
 
 def build_channel(
@@ -112,6 +145,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         drain_report_seconds=settings.drain_report_seconds,
         reschedule_interrupted=settings.interrupted_runs == "reschedule",
         spool_min_free_bytes=settings.spool_min_free_bytes,
+        late_claim_seconds=2 * settings.http_timeout_seconds,
         redactor=_redactor(settings, os.environ),
     )
 

@@ -6,12 +6,12 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from job_runner_worker.central_api import CentralApi
+from job_runner_worker.central_api import Batches, CentralApi
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import FIRST_OWN_ID, Kill, Run
 from job_runner_worker.sources.base import Holder, Offer
@@ -38,11 +38,20 @@ class CentralClaims:
     for null: an original server gives them in a time zone of its own.
     """
 
-    def __init__(self, api: CentralApi, paths: ResourcePaths, api_key: str) -> None:
+    def __init__(
+        self,
+        api: CentralApi,
+        paths: ResourcePaths,
+        api_key: str,
+        batches: Batches | None = None,
+    ) -> None:
         self._api = api
         self._paths = paths
         self._api_key = api_key
+        self._batches = batches
         self._worker_uri: str | None = None
+        self._brought: dict[int, Run] = {}
+        """What claims were answered with, until it is fetched."""
 
     def worker_uri(self, *, patient: bool = True) -> str:
         """Return the server's name for this worker; asked for once."""
@@ -54,7 +63,28 @@ class CentralClaims:
                     f"GET {self._paths.worker}: {len(workers)} workers, not one"
                 )
             self._worker_uri = _uri(workers[0], "resource_uri", self._paths.worker)
+            if self._batches is not None and "batch_uri" in workers[0]:
+                self._batches.use(_uri(workers[0], "batch_uri", self._paths.worker))
         return self._worker_uri
+
+    def offered(self, run_id: int) -> Offer:
+        """Return a run that may be claimed. See sources.base.Source.
+
+        Our own server refuses a claim unless nobody has the run, and answers it with
+        the job: nothing has to be asked before.
+        """
+        self.worker_uri(patient=False)
+        if self._batches is None or not self._batches.is_used:
+            return self.look(run_id, patient=False)
+        return Offer(
+            run_id,
+            uri=f"{self._paths.run}{run_id}/",
+            job_uri="",
+            log_uri=None,
+            holder=Holder.NOBODY,
+            ended=False,
+            is_seen=False,
+        )
 
     def look(self, run_id: int, *, patient: bool) -> Offer:
         """Return what the server says of a run. See sources.base.Source."""
@@ -64,29 +94,47 @@ class CentralClaims:
 
     def claim(self, offer: Offer, at: datetime) -> bool:
         """Claim a run, in one try. See sources.base.Source."""
-        fields = {"enqueue_dts": str(at), "worker": self.worker_uri()}
+        return self._claim(offer, at, {})
+
+    def _claim(self, offer: Offer, at: datetime, more: Mapping[str, str]) -> bool:
+        fields = {"enqueue_dts": str(at), "worker": self.worker_uri(), **more}
         try:
-            self._api.patch(offer.uri, fields, patient=False)
+            if offer.is_seen:
+                self._api.patch(offer.uri, fields, patient=False)
+            else:
+                self._claim_unseen(offer, fields)
         except ApiError as error:
             if error.status != 409:
                 raise
             return False
         return True
 
+    def _claim_unseen(self, offer: Offer, fields: dict[str, Any]) -> None:
+        """Claim a run, and keep what the answer says of it."""
+        assert self._batches is not None
+        found = self._batches.change(offer.uri, {**fields, "with_job": True})
+        if found is None:
+            raise ApiError("the server takes no such claim any more", transient=True)
+        job, log_uri = found.get("job"), found.get("run_log")
+        # It is claimed: what is wrong with the rest, `fetch` will find out.
+        with contextlib.suppress(ApiError):
+            if isinstance(job, dict):
+                seen = replace(
+                    offer,
+                    job_uri=_uri(job, "resource_uri", offer.uri),
+                    log_uri=log_uri if isinstance(log_uri, str) else None,
+                )
+                self._brought[offer.run_id] = _run(seen, job)
+
     def fetch(self, offer: Offer) -> Run:
         """Return a run with its job's script. See sources.base.Source."""
-        job = self._api.get(offer.job_uri)
-        script, title = job.get("script_content"), job.get("title")
-        if not isinstance(script, str):
-            raise ApiError(f"GET {offer.job_uri}: no text in script_content")
-        return Run(
-            id=offer.run_id,
-            uri=offer.uri,
-            job_id=id_in_uri(offer.job_uri),
-            job_title=title if isinstance(title, str) else "",
-            script=script,
-            log_uri=offer.log_uri,
-        )
+        brought = self._brought.pop(offer.run_id, None)
+        if brought is not None:
+            return brought
+        if not offer.is_seen:
+            # Too long to be in the answer to the claim.
+            offer = self.look(offer.run_id, patient=True)
+        return _run(offer, self._api.get(offer.job_uri))
 
     def unfinished(self) -> list[Offer]:
         """Return the runs that the server has as queued or started by this worker.
@@ -94,16 +142,21 @@ class CentralClaims:
         All pages are read before the caller changes anything: a change would move
         later runs to an earlier page.
         """
+        return [offer for offer, _ in self._unfinished()]
+
+    def _unfinished(self) -> list[tuple[Offer, dict[str, Any]]]:
+        """Return these runs, and with each what the server says of it."""
         own_uri = self.worker_uri()
         key = quote(self._api_key, safe="")
         offers = []
         for state in ("in_queue", "started"):
             first = f"{self._paths.run}?state={state}&worker__api_key={key}"
             offers += [
-                self._offer(found, own_uri, path) for path, found in self._list(first)
+                (self._offer(found, own_uri, path), found)
+                for path, found in self._list(first)
             ]
         # A run that was reset meanwhile may be listed as queued though it has ended.
-        return [offer for offer in offers if not offer.ended]
+        return [each for each in offers if not each[0].ended]
 
     def _list(self, first: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the objects of a list, page after page, with the page's path."""
@@ -158,6 +211,20 @@ class CentralClaims:
             holder=holder,
             ended=found.get("return_dts") is not None,
         )
+
+
+def _run(offer: Offer, job: Mapping[str, Any]) -> Run:
+    script, title = job.get("script_content"), job.get("title")
+    if not isinstance(script, str):
+        raise ApiError(f"GET {offer.job_uri}: no text in script_content")
+    return Run(
+        id=offer.run_id,
+        uri=offer.uri,
+        job_id=id_in_uri(offer.job_uri),
+        job_title=title if isinstance(title, str) else "",
+        script=script,
+        log_uri=offer.log_uri,
+    )
 
 
 def id_in_uri(uri: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from gevent.event import Event
 
-from job_runner_worker.errors import ApiError
+from job_runner_worker.errors import ApiError, PostponedError
 from job_runner_worker.kills import Kills
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import RunState
@@ -59,6 +59,8 @@ def in_hand(live: LiveRun, spool: Spool) -> Iterator[None]:
     """Whatever happens to one run, the worker goes on, and nothing is thrown away."""
     try:
         yield
+    except PostponedError:
+        raise
     except ApiError as error:
         _give_up(live, spool, str(error))
     except OSError as error:

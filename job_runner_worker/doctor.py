@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from job_runner_worker import central_parts, wiring
+from job_runner_worker import central_parts, config_file, curve, spool_access, wiring
 from job_runner_worker import settings as settings_module
 from job_runner_worker.errors import (
     ApiError,
@@ -28,6 +28,7 @@ from job_runner_worker.errors import (
 )
 from job_runner_worker.executors import cgroup
 from job_runner_worker.models import Run
+from job_runner_worker.private_files import OTHERS
 from job_runner_worker.settings import Settings
 from job_runner_worker.spool import Spool
 
@@ -73,8 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
             "no configuration: give its path with --config-path or in $CONFIG_PATH"
         )
     settings = settings_module.load(path, os.environ)
+    doctor = Doctor(settings, os.environ, path=path)
     failed = 0
-    for name, trouble, found in examine(Doctor(settings, os.environ).checks()):
+    for name, trouble, found in examine(doctor.checks()):
         failed += bool(trouble)
         print(f"{'FAILED' if trouble else 'ok':7} {name}: {trouble or found}")
     return _EXIT_FAILED if failed else os.EX_OK
@@ -99,7 +101,9 @@ class Doctor:
         settings: Settings,
         environ: Mapping[str, str],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        path: str = "",
     ) -> None:
+        self._path = path
         self._settings = settings
         self._environ = environ
         self._now = now
@@ -115,12 +119,19 @@ class Doctor:
         if self._settings.broadcast and self._settings.channel_url is None:
             central.append(Check("events", self.events))
         return [
+            Check("configuration", self.configuration),
             *(central if self._settings.has_central_server else []),
             Check("spool", self.spool),
             Check("room", self.room),
             Check("processes", self.processes),
             Check("script", self.script),
         ]
+
+    def configuration(self) -> str:
+        """A secret in the file is for nobody else to read."""
+        if wrong := config_file.exposure(self._path, self._settings):
+            raise Trouble(wrong)
+        return f"{self._path or 'settings'} can be read, by nobody else a secret in it"
 
     def api(self) -> str:
         """The API answers and accepts the key."""
@@ -173,12 +184,22 @@ class Doctor:
             settings.broadcaster_server_hostname,
             settings.broadcaster_server_port,
         )
-        return _greet(host, port, "broadcaster_server")
+        return self._greet(host, port, "broadcaster_server", curve.HEARS_ORDERS)
 
     def events(self) -> str:
         """The WebSocket server accepts events."""
         settings = self._settings
-        return _greet(settings.ws_server_hostname, settings.ws_server_port, "ws_server")
+        host, port = settings.ws_server_hostname, settings.ws_server_port
+        return self._greet(host, port, "ws_server", curve.TELLS_EVENTS)
+
+    def _greet(self, host: str, port: int, setting: str, kind: int) -> str:
+        """Return who accepts connections there, with the keys that we have."""
+        found = _greet(host, port, setting)
+        keys = central_parts.curve_keys(self._settings)
+        address = curve.zmq_address(host, port)
+        if why := curve.try_handshake(address, kind, keys, PORT_SECONDS):
+            raise Trouble(f"{host} port {port}: {why}")
+        return f"{found}, encrypted" if keys else found
 
     def spool(self) -> str:
         """The spool is this user's alone and can be written."""
@@ -192,13 +213,9 @@ class Doctor:
             return f"{path} will be made"
         if not path.is_dir():
             raise Trouble(f"{path} is no folder: choose another spool_path")
-        status = path.stat()
-        if status.st_uid != os.geteuid():
-            raise Trouble(
-                f"{path} belongs to user {status.st_uid}: do `chown {os.geteuid()}"
-                f" {path}`, or run as its owner"
-            )
-        if status.st_mode & 0o077:
+        if found := spool_access.trouble(path):
+            raise Trouble(found)
+        if path.stat().st_mode & OTHERS & ~spool_access.FOR_OTHER_USERS:
             raise Trouble(f"{path} is open to others: do `chmod 700 {path}`")
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(b"written")

@@ -36,6 +36,11 @@ class DoorSettings:
     broadcast: bool = setting(
         "Whether ZeroMQ is used; `no` needs channel_url, or cron mode.", SWITCH, True
     )
+    batches: bool = setting(
+        "Whether requests go out together, to a server that says it takes them so.",
+        SWITCH,
+        True,
+    )
     lock_wait_seconds: float = seconds(
         50.0, 0, 3600, "How long a command of cron mode waits for another one."
     )

@@ -63,6 +63,14 @@ class ApiError(JobRunnerError):
         return self.status is not None and self.status < 500
 
 
+class PostponedError(JobRunnerError):
+    """Nothing is wrong with a run: what is due is done at another time."""
+
+
+class OutageError(PostponedError):
+    """The central server does not answer, and the caller waits no longer."""
+
+
 class LinkError(JobRunnerError):
     """There is no WebSocket connection (any more): connect again later.
 

@@ -18,11 +18,13 @@ from job_runner_worker.kill_notes import KillNote
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Kill
 from job_runner_worker.reporters.base import Reporter
+from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.sources.base import Source
 from job_runner_worker.spool import Spool
 
 MAX_REMEMBERED = 1_000
 """Requests carried out; an original server repeats one until it hears of it."""
+_BY = " by "
 Tell = Callable[[Source, Callable[[Reporter], None]], None]
 _log = logging.getLogger(__name__)
 
@@ -74,12 +76,13 @@ class Kills:
         if run_id is None:
             _log.info("kill request %d: has been taken care of", number)
         else:
-            self._end_run(number, run_id, source)
+            self._end_run(order, run_id, source)
         source.done(order)
         self._is_under_way[number] = False
         self._forget_the_oldest()
 
-    def _end_run(self, number: int, run_id: int, source: Source) -> None:
+    def _end_run(self, order: Kill, run_id: int, source: Source) -> None:
+        number = order.kill_request_id
         live = self._find_run(run_id)
         note = KillNote(number, run_id, source.name)
         if live is None:
@@ -92,7 +95,7 @@ class Kills:
             self._report(number, source, None)
         else:
             _log.info("run %d: kill request %d, state %s", run_id, number, live.state)
-            reason = f"killed on request {number}"
+            reason = _reason(order)
             live.note_kill(number, reason)
             # At once: reports wait for the API, the kill waits for nobody. If this
             # worker has to leave meanwhile, the next one finds the request.
@@ -118,3 +121,19 @@ class Kills:
         if len(self._is_under_way) > MAX_REMEMBERED:
             done = (number for number, busy in self._is_under_way.items() if not busy)
             del self._is_under_way[next(done)]
+
+
+def noted_order(folder: RunFolder, kill_request_id: int) -> Kill:
+    """Return an order that an earlier worker has noted in a run folder.
+
+    Who asked stands in the reason that was noted with it.
+    """
+    note = folder.note
+    reason, _, requested_by = note.kill_reason.partition(_BY)
+    is_its_reason = reason == _reason(Kill(kill_request_id))
+    return Kill(kill_request_id, note.run_id, requested_by if is_its_reason else "")
+
+
+def _reason(order: Kill) -> str:
+    reason = f"killed on request {order.kill_request_id}"
+    return f"{reason}{_BY}{order.requested_by}" if order.requested_by else reason

@@ -32,13 +32,18 @@ class LiveRun:
         source: Source,
         executor: Executor,
         on_end: Callable[[], None],
+        sleep: Callable[[float], None] = gevent.sleep,
     ) -> None:
         self.id = run_id
         self.source = source
         self.state = RunState.OFFERED
+        self.sleep = sleep
+        """Waits before somebody is asked again; may raise what ends the waiting."""
         self.kills_under_way = 0
         self.has_ended_there = False
         """Whether the server has an end of it: then only its log may be due."""
+        self.may_be_claimed_late = False
+        """Whether a claim that was given up may still arrive."""
         self.offered_at = time.monotonic()
         self._executor = executor
         self._on_end: Callable[[], None] | None = on_end
@@ -105,6 +110,10 @@ class LiveRun:
         """Give the run an end without a script; return it."""
         if self.folder.failure() is None:
             self.folder.fail(reason)
+        return self.end_without_script()
+
+    def end_without_script(self) -> Outcome:
+        """Return the end that `fail` gave the run, or an earlier worker's."""
         outcome = self.folder.failure()
         assert outcome is not None
         return outcome

@@ -103,10 +103,14 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The server wants a run killed; an original server does not say which."""
+    """The server wants a run killed; an original server does not say which.
+
+    ``requested_by`` is a name for people, where the server tells it.
+    """
 
     kill_request_id: int
     run_id: int | None = None
+    requested_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from job_runner_worker import run_usage
 from job_runner_worker.errors import StartError
+from job_runner_worker.executors.base import Execution
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Outcome
 from job_runner_worker.reports import Reports
@@ -20,33 +21,47 @@ def perform(live: LiveRun, reports: Reports, log_flush_seconds: float) -> Outcom
     Every step looks at what is there already: a fresh run and one that was taken up
     take the same way.
     """
-    run, folder = live.folder.run, live.folder
     if live.has_ended_there:
         outcome = live.begin().wait()
         assert outcome is not None
         reports.logged_after_end(outcome)
         return outcome
+    execution = begin(live, reports)
+    if execution is None:
+        outcome = live.end_without_script()
+    else:
+        pause = log_flush_seconds
+        while (ended := execution.wait(pause)) is None:
+            pause = reports.logged(log_flush_seconds)
+        outcome = ended
+    finish(live, reports, outcome)
+    return outcome
+
+
+def begin(live: LiveRun, reports: Reports) -> Execution | None:
+    """Start the script, or take it up; None where there is only an end to be told."""
+    folder = live.folder
     reports.enqueued(datetime.fromisoformat(folder.note.claimed_at))
     try:
         execution = live.begin()
     except StartError as error:
         outcome = live.fail(str(error))
         reports.started(None, outcome.returned_at)
-    else:
-        _log.info("run %d: running, pid %s", run.id, execution.native_id)
-        reports.started(execution.native_id, execution.started_at)
-        pause = log_flush_seconds
-        while (ended := execution.wait(pause)) is None:
-            pause = reports.logged(log_flush_seconds)
-        outcome = ended
+        return None
+    _log.info("run %d: running, pid %s", live.id, execution.native_id)
+    reports.started(execution.native_id, execution.started_at)
+    return execution
+
+
+def finish(live: LiveRun, reports: Reports, outcome: Outcome) -> None:
+    """Let the slot go, and tell the end; return when everybody has it."""
     live.end()
-    _log.info("run %d: %s", run.id, describe(outcome))
+    _log.info("run %d: %s", live.id, describe(outcome))
     if outcome.usage is not None:
-        _log.info("run %d: used %s", run.id, run_usage.describe(outcome.usage))
+        _log.info("run %d: used %s", live.id, run_usage.describe(outcome.usage))
     if outcome.remark:
-        _log.warning("run %d: %s", run.id, outcome.remark)
+        _log.warning("run %d: %s", live.id, outcome.remark)
     reports.finished(outcome)
-    return outcome
 
 
 def describe(outcome: Outcome) -> str:

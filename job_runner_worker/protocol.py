@@ -27,6 +27,7 @@ EVENT_TOPIC = b"worker.event"
 MAX_FRAME_BYTES = 1024 * 1024
 """An order is some hundred bytes; more than this is refused unread."""
 _MAX_VERSION_CHARACTERS = 100
+MAX_NAME_CHARACTERS = 150
 
 _ID_OF_KIND = {
     EventKind.RUN: "run_id",
@@ -60,7 +61,8 @@ def decode_order(body: bytes) -> Command:
             return Enqueue(_id_in(message, "run_id"))
         case "kill":
             run_id = _id_in(message, "run_id") if "run_id" in message else None
-            return Kill(_id_in(message, "kill_request_id"), run_id)
+            number = _id_in(message, "kill_request_id")
+            return Kill(number, run_id, name_in(message.get("requested_by")))
         case "ping":
             return Ping()
         case action:
@@ -78,14 +80,12 @@ def encode_order(command: Command) -> bytes:
     match command:
         case Enqueue(run_id):
             message = {"action": "enqueue", "run_id": run_id}
-        case Kill(kill_request_id, None):
+        case Kill(kill_request_id, run_id, requested_by):
             message = {"action": "kill", "kill_request_id": kill_request_id}
-        case Kill(kill_request_id, run_id):
-            message = {
-                "action": "kill",
-                "kill_request_id": kill_request_id,
-                "run_id": run_id,
-            }
+            if run_id is not None:
+                message["run_id"] = run_id
+            if requested_by:
+                message["requested_by"] = requested_by
         case Ping():
             message = {"action": "ping"}
     return json.dumps(message).encode("ascii")
@@ -139,6 +139,14 @@ def _event_in(message: Mapping[str, object]) -> Event:
     if not isinstance(event, str):
         raise ProtocolError("an event's `event` is a string")
     return Event(kind, event, _id_in(message, _ID_OF_KIND[kind]))
+
+
+def name_in(value: object) -> str:
+    """Return a name for people in one short line, "" where it is none."""
+    if not isinstance(value, str):
+        return ""
+    shown = "".join(each if each.isprintable() else " " for each in value)
+    return " ".join(shown.split())[:MAX_NAME_CHARACTERS]
 
 
 def _decode_object(body: bytes) -> Mapping[str, object]:

@@ -19,6 +19,7 @@ LIVE_LOG_BYTES_PER_SECOND = 64 * 1024
 """A longer log is sent less often: about this much is sent per run and second."""
 SLOW_BOUND_SECONDS = 600.0
 """What is refused with 401 is kept and tried this seldom."""
+_LAST = ["logged", "finished"]
 _UNAUTHORIZED = 401
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Reports:
         self._folder = folder
         self._sleep = sleep
         self._steps: dict[str, Callable[[Reporter], None]] = {}
+        self._in_one: Callable[[Reporter], bool] | None = None
         self._logged_bytes = -1
         self._is_log_stuck = False
 
@@ -83,8 +85,10 @@ class Reports:
     def finished(self, outcome: Outcome) -> None:
         """Tell the whole log, then the end, and before them whatever is due still."""
         run = self._folder.run
-        self._add_log(outcome)
+        content = self._add_log(outcome)
         self._steps["finished"] = lambda to: to.finished(run, outcome)
+        if content is not None:
+            self._in_one = lambda to: to.ended(run, content, outcome)
         self._tell_all()
 
     def logged_after_end(self, outcome: Outcome) -> None:
@@ -96,10 +100,13 @@ class Reports:
         self._add_log(outcome)
         self._tell_all()
 
-    def _add_log(self, outcome: Outcome) -> None:
-        if not self._folder.note.keeps_log:
-            run, content = self._folder.run, self._final_log(outcome)
-            self._steps["logged"] = lambda to: to.logged(run, content, final=True)
+    def _add_log(self, outcome: Outcome) -> str | None:
+        """Let the whole log be told; return it, None where the server's is kept."""
+        if self._folder.note.keeps_log:
+            return None
+        run, content = self._folder.run, self._final_log(outcome)
+        self._steps["logged"] = lambda to: to.logged(run, content, final=True)
+        return content
 
     def _final_log(self, outcome: Outcome) -> str:
         """Return the output, what it lacks, and why it was not the script's own end."""
@@ -120,6 +127,8 @@ class Reports:
     def _tell_all(self) -> None:
         """One reporter after the other: what this one has, the next may speak of."""
         for reporter in self._reporters:
+            if self._is_told_in_one(reporter):
+                continue
             waits = backoff.waits(backoff.MAX_BOUND_SECONDS, SLOW_BOUND_SECONDS)
             while True:
                 kept = [
@@ -131,6 +140,20 @@ class Reports:
             for step in kept:
                 # It has the end: this will never be taken any more.
                 self._folder.note_refused(reporter.name, step)
+
+    def _is_told_in_one(self, reporter: Reporter) -> bool:
+        """Tell log and end in one, where they are all that is due."""
+        due = [
+            step
+            for step in self._steps
+            if not self._folder.has_reported(reporter.name, step)
+        ]
+        if self._in_one is None or due != _LAST or not self._in_one(reporter):
+            return False
+        for step in due:
+            is_durable = reporter.acknowledges and step == due[-1]
+            self._folder.note_reported(reporter.name, step, durably=is_durable)
+        return True
 
     def _is_told(self, reporter: Reporter, step: str) -> bool:
         """Tell a step unless that is done; return whether the step is through."""

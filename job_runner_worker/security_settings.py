@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from job_runner_worker.curve_keys import Z85_KEY, is_pair
 from job_runner_worker.setting_rules import NAMES, Rule, setting
 
 _FILE = Rule("the absolute path of a file that exists", "/.*", Path, os.path.isfile)
@@ -46,6 +47,21 @@ class SecuritySettings:
         "How requests are signed; sha256 is for our own server only.",
         Rule("sha1 or sha256", "sha1|sha256"),
         "sha1",
+    )
+    curve_server_key: str | None = setting(
+        "The public key of the server; with it orders and events are encrypted.",
+        Rule("the 40 characters that the server prints", Z85_KEY),
+        None,
+    )
+    curve_key_file: Path | None = setting(
+        "The worker's own keys for that, as `keygen` makes them.",
+        Rule(
+            "the absolute path of a file that keygen has made, for nobody else to read",
+            "/.*",
+            Path,
+            is_pair,
+        ),
+        None,
     )
     redact: str | None = setting(
         "What is replaced in logs before they leave the machine.", _EXPRESSION, None

@@ -69,18 +69,18 @@ class Spool:
         }
         self._lock: int | None = None
 
-    def open(self) -> None:
+    def open(self, patience_seconds: float = LOCK_PATIENCE_SECONDS) -> None:
         """Make the spool, lock it and check whose it is.
 
-        Raises SpoolLockedError where another worker has it, SpoolError where it
-        cannot be used.
+        Whoever has the lock is waited for as long as that. Raises SpoolLockedError
+        where another worker has it, SpoolError where it cannot be used.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             spool_access.check(self.path)
             files = PrivateFolder(self.path)
             self._lock = files.open("lock", os.O_RDWR | os.O_CREAT)
-            self._take_lock(self._lock)
+            self._take_lock(self._lock, patience_seconds)
             self._check_owner()
         except OSError as error:
             raise SpoolError(
@@ -174,8 +174,8 @@ class Spool:
         except OSError as error:
             _log.error("%s cannot be removed, remove it by hand: %s", path, error)
 
-    def _take_lock(self, lock: int) -> None:
-        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    def _take_lock(self, lock: int, patience_seconds: float) -> None:
+        deadline = time.monotonic() + patience_seconds
         while not _locks(lock, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 holder = _holder(lock)

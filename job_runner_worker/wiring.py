@@ -8,17 +8,21 @@ import os
 from collections.abc import Callable, Mapping
 
 from job_runner_worker import __version__, systemd
+from job_runner_worker.batching import BatchingApi
 from job_runner_worker.central_parts import (
     build_api,
     build_channel,
     build_claims,
     build_rest,
+    curve_keys,
     verify,
     worker_options,
 )
 from job_runner_worker.claims import CentralClaims
+from job_runner_worker.config_file import secrets_of
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
+from job_runner_worker.curve import zmq_address
 from job_runner_worker.daemon import Daemon
 from job_runner_worker.errors import ConfigError, SpoolError
 from job_runner_worker.executors import cgroup
@@ -125,9 +129,11 @@ def _add_central_server(
     An event says that REST has the news: whoever hears it may ask there.
     """
     api = build_api(settings)
-    claims = build_claims(settings, api)
+    batching = BatchingApi(api)
+    batches = batching if settings.batches else None
+    claims = build_claims(settings, batching, batches)
     clocks: dict[str, Clock] = {"API": lambda: api.answered_at}
-    reporters.append(build_rest(settings, api, claims))
+    reporters.append(build_rest(settings, batching, claims, batches=batches))
     if settings.channel_url is not None:
         channel = build_channel(settings, api, claims, pong)
         sources.append(channel)
@@ -151,12 +157,13 @@ def _add_central_server(
 def _build_broadcast(settings: Settings, claims: CentralClaims) -> BroadcastSource:
     return BroadcastSource(
         BroadcastOptions(
-            address=_zmq_address(
+            address=zmq_address(
                 settings.broadcaster_server_hostname, settings.broadcaster_server_port
             ),
             api_key=settings.api_key,
             heartbeat_seconds=settings.zmq_heartbeat_seconds,
             reconnect_after_inactivity_seconds=settings.reconnect_after_inactivity,
+            curve_keys=curve_keys(settings),
         ),
         claims,
     )
@@ -164,8 +171,9 @@ def _build_broadcast(settings: Settings, claims: CentralClaims) -> BroadcastSour
 
 def _build_events(settings: Settings) -> EventReporter:
     return EventReporter(
-        _zmq_address(settings.ws_server_hostname, settings.ws_server_port),
+        zmq_address(settings.ws_server_hostname, settings.ws_server_port),
         settings.zmq_heartbeat_seconds,
+        curve_keys(settings),
     )
 
 
@@ -216,15 +224,8 @@ def script_environment(
         name: value
         for name, value in environ.items()
         if any(fnmatch.fnmatchcase(name, wanted) for wanted in settings.environment)
-        and not any(secret in value for secret in _secrets(settings))
+        and not any(secret in value for secret in secrets_of(settings))
     }
-
-
-def _secrets(settings: Settings) -> list[str]:
-    keys = [each.key for each in (*settings.macs, *settings.launcher_macs)]
-    return [
-        each for each in (settings.secret, *settings.launcher_tokens, *keys) if each
-    ]
 
 
 def build_executor(
@@ -253,8 +254,3 @@ def build_executor(
         # Those users pass through to the folders of their runs; nobody may list it.
         spool.path.chmod(FOR_OTHER_USERS)
     return LocalExecutor(options, cgroups)
-
-
-def _zmq_address(hostname: str, port: int) -> str:
-    host = f"[{hostname}]" if ":" in hostname else hostname
-    return f"tcp://{host}:{port}"

@@ -17,7 +17,7 @@ from job_runner_worker import acceptance, departure
 from job_runner_worker.admission import Admission
 from job_runner_worker.errors import ApiError, JobRunnerError
 from job_runner_worker.executors.base import Executor
-from job_runner_worker.kills import Kills
+from job_runner_worker.kills import Kills, noted_order
 from job_runner_worker.live_run import LiveRun
 from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.perform import perform
@@ -200,10 +200,17 @@ class Worker:
                 live.source.done(Enqueue(live.id))
                 return
         live.source.refused(Enqueue(live.id), "not taken")
+        if live.may_be_claimed_late:
+            gevent.sleep(self.options.late_claim_seconds)
+            if live.id not in self._runs and not self._spool.has(live.id):
+                again = self._register(live.id, live.source)
+                again.release_slot()
+                with self._in_hand(again):
+                    acceptance.look_again(again)
 
     def _run_folder(self, live: LiveRun, folder: RunFolder) -> None:
         for kill_request_id in folder.note.kill_requests:
-            self.handle(Kill(kill_request_id, live.id), live.source)
+            self.handle(noted_order(folder, kill_request_id), live.source)
         with self._in_hand(live):
             reschedule = self.options.reschedule_interrupted
             if acceptance.resume(live, folder, self._spool, reschedule=reschedule):
@@ -260,11 +267,8 @@ class Worker:
             self._spawn(self._run_folder, self._register(run_id, source), folder)
             return
         _log.error(
-            "run %d: its source %r is not configured any more: the folder %s is left "
-            "alone",
-            run_id,
-            name,
-            folder.path,
+            "run %d: its source %r is not configured any more: %s is left alone",
+            *(run_id, name, folder.path),
         )
 
     def _who_takes_up(self, name: str) -> Source | None:

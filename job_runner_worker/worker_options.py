@@ -18,4 +18,6 @@ class WorkerOptions:
     drain_report_seconds: float
     reschedule_interrupted: bool
     spool_min_free_bytes: int = 0
+    late_claim_seconds: float = 60.0
+    """How long after a claim was given up it is asked whether it has arrived."""
     redactor: Redactor | None = None

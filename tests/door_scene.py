@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import re
+import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from harness import SECTION
-from standalone import Standalone
+from harness import SECTION, end_scripts
+from standalone import COMMAND, ENVIRON, Standalone
 
 from job_runner_worker.client.connection import Connection, PersonClient
 from job_runner_worker.data_folder import read_json
@@ -185,3 +188,81 @@ def eventually(
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
         time.sleep(0.01)
     return found
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What one pass came to."""
+
+    status: int
+    lines: list[str]
+    errors: str
+
+
+class Cron:
+    """What a crontab does for a worker; scripts end with the context."""
+
+    def __init__(self, config_path: Path) -> None:
+        self.config_path = config_path
+        self.spool_path = config_path.parent / "spool"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end_scripts(self.spool_path)
+
+    def begin(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        return subprocess.Popen(
+            [*COMMAND, *words, "--config-path", str(self.config_path)],
+            env={**ENVIRON, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *words: str, **env: str) -> Passed:
+        """Return what a command came to; its end does not depend on scripts."""
+        process = self.begin(*words, **env)
+        try:
+            out, errors = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        lines = [re.sub(r", \d+ s ago", "", line) for line in out.splitlines()]
+        return Passed(process.returncode, lines, errors)
+
+    def call_with(self, changes: dict[str, str], *words: str) -> Passed:
+        """Return what a command came to, some of its settings changed."""
+        text = self.config_path.read_text()
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        path = self.config_path.with_name("changed.ini")
+        path.write_text(text)
+        return Cron(path).call(*words)
+
+    def launch(self, *words: str) -> Passed:
+        """Return what launch-scheduled came to; it has to be well."""
+        passed = self.call("launch-scheduled", *words)
+        assert passed.status == 0, passed
+        return passed
+
+    def propagate(self, *words: str) -> Passed:
+        """Return what propagate-statuses came to; it has to be well."""
+        passed = self.call("propagate-statuses", *words)
+        assert passed.status == 0, passed
+        return passed
+
+    def wait_for_exit_status(self, run_id: int) -> None:
+        path = self.spool_path / str(run_id) / "exit_status"
+        eventually(
+            lambda: path.exists() and path.read_text().strip(),
+            f"the end of run {run_id}",
+        )
+
+    def run_folders(self) -> list[str]:
+        """Return the names of the run folders that are there."""
+        return sorted(path.name for path in self.spool_path.glob("[0-9]*"))

@@ -23,6 +23,7 @@ class Layer:
 
 WORDS = (
     "errors",
+    "curve_keys",
     "models",
     "secret_file",
     "security_settings",
@@ -43,6 +44,7 @@ PURE = (
     "redaction",
     "mac",
     "job_request",
+    "shebang_line",
 )
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
@@ -69,11 +71,13 @@ CORE = (
     "admission",
     "departure",
     "kills",
+    "one_shot",
     "status",
     "console",
     "control",
 )
-BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "__init__")
+SOCKETS = ("curve", "connection_watch")
+BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, *SOCKETS, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
@@ -81,6 +85,7 @@ LAYERS = {
         WORDS,
         (
             "errors",
+            "curve_keys",
             "models",
             "secret_file",
             "security_settings",
@@ -92,6 +97,7 @@ LAYERS = {
         ),
     ),
     "pure": Layer(PURE, (*WORDS, "mac")),
+    "sockets": Layer(("curve", "connection_watch"), (*WORDS, "curve")),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),
@@ -101,9 +107,11 @@ LAYERS = {
         (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
     ),
     "api": Layer(("api",), (*BELOW_PARTS, "http_connections")),
+    "cron mode's questions": Layer(("polled_claims",), (*BELOW_PARTS, "claims")),
     "parts": Layer(
         (
             "http_connections",
+            "batching",
             "spool",
             "claims",
             "worker_log",
@@ -118,7 +126,10 @@ LAYERS = {
     # The server lives with the worker's words and with Django, and with nothing else.
     "server": Layer(
         ("server", "server.*"),
-        (*WORDS, *PURE, "__init__", "data_folder", "worker_log", "server", "server.*"),
+        (
+            *(*WORDS, *PURE, "curve", "__init__", "data_folder", "worker_log"),
+            *("server", "server.*"),
+        ),
     ),
     "client": Layer(
         ("client", "client.*", "data_folder"),
@@ -142,7 +153,19 @@ LAYERS = {
         ),
     ),
     "roots": Layer(
-        ("wiring", "central_parts", "daemon", "doctor", "cli", "__main__"), ("*",)
+        (
+            "wiring",
+            "central_parts",
+            "config_file",
+            "cron",
+            "cron.*",
+            "daemon",
+            "doctor",
+            "keygen",
+            "cli",
+            "__main__",
+        ),
+        ("*",),
     ),
     "packages": Layer(("__init__", "executors", "sources", "reporters"), ()),
 }
@@ -151,10 +174,12 @@ LAYERS = {
 ONLY_IN = {
     "cronsim": ("server.scheduling",),
     "zmq": (
+        *SOCKETS,
         "sources.broadcast",
         "reporters.events",
         "server.binding",
         "server.broadcaster",
+        "server.curve_guard",
         "server.event_hub",
         "server.order_feed",
         "server.worker_channels",

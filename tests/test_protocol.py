@@ -22,7 +22,9 @@ FEW_EXAMPLES = settings(max_examples=50, deadline=None)
 TOPIC = b"master.broadcast.web"
 IDS = st.integers(min_value=1, max_value=FIRST_OWN_ID - 1)
 COMMANDS = (
-    st.builds(Enqueue, IDS) | st.builds(Kill, IDS, st.none() | IDS) | st.builds(Ping)
+    st.builds(Enqueue, IDS)
+    | st.builds(Kill, IDS, st.none() | IDS, st.sampled_from(["", "an admin"]))
+    | st.builds(Ping)
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -39,6 +41,20 @@ JSON = st.recursive(
         (b'{"action": "enqueue", "run_id": 3, "more": "\xc3\xa9"}', Enqueue(3)),
         (b'{"action": "kill", "kill_request_id": 1}', Kill(1)),
         (b'{"action": "kill", "kill_request_id": 1, "run_id": 3}', Kill(1, 3)),
+        (
+            b'{"action": "kill", "kill_request_id": 1, "requested_by": "an admin"}',
+            Kill(1, None, "an admin"),
+        ),
+        # It gets into a log: one short line, or nothing.
+        (
+            b'{"action":"kill","kill_request_id":1,"requested_by":"a\\nb\\u001b[1m"}',
+            Kill(1, None, "a b [1m"),
+        ),
+        (
+            b'{"action":"kill","kill_request_id":1,"requested_by":"%s"}' % (b"x" * 999),
+            Kill(1, None, "x" * 150),
+        ),
+        (b'{"action": "kill", "kill_request_id": 1, "requested_by": 7}', Kill(1)),
         (b'{"action": "ping"}', Ping()),
     ],
 )

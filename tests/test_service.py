@@ -20,6 +20,7 @@ from job_runner_worker.settings import describe, parse
 ROOT = Path(__file__).resolve().parent.parent
 UNITS = ROOT / "etc" / "systemd"
 NAMES = ("job-runner-worker.service", "job-runner-worker@.service")
+CRON_NAMES = ("job-runner-worker-cron.service", "job-runner-worker-cron.timer")
 COMMAND = "/opt/job_runner_worker/bin/job_runner_worker"
 NO_SYSTEMD = "the units are not verified: apt-get install systemd"
 OPTIONS = {"api_base_url": "http://jobs", "api_key": "web"}
@@ -35,12 +36,16 @@ def unit(name: str) -> configparser.ConfigParser:
     return parser
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *CRON_NAMES])
 def test_systemd_verifies_the_units(name: str, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip(NO_SYSTEMD)
+    for other in CRON_NAMES:
+        # A timer is verified together with what it starts.
+        other_text = (UNITS / other).read_text("utf-8")
+        (tmp_path / other).write_text(other_text.replace(COMMAND, "/bin/true"))
     text = (UNITS / name).read_text("utf-8")
-    assert text.count(COMMAND) == 1
+    assert text.count(COMMAND) == (1 if name in NAMES else text.count("ExecStart="))
     path = tmp_path / name.replace("@", "@web")
     # It insists on a command that is there.
     path.write_text(text.replace(COMMAND, "/bin/true"))

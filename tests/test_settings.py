@@ -85,7 +85,7 @@ def test_three_settings_are_enough_and_the_others_have_the_known_defaults():
 
 
 def test_the_expected_settings_above_are_all_there_are():
-    assert len(dataclasses.fields(Settings)) == 53
+    assert len(dataclasses.fields(Settings)) == 56
 
 
 @pytest.mark.parametrize(
@@ -218,6 +218,10 @@ def test_a_possible_text_has_its_value(name, text, value):
         ("ca_bundle", "ca.pem"),
         ("environment", "PATH,HOME"),
         ("environment", "LANG=C"),
+        ("curve_server_key", "tooshort"),
+        ("curve_server_key", "x" * 39 + "~"),
+        ("curve_key_file", "/nowhere/curve.key"),
+        ("curve_key_file", __file__),
     ],
 )
 def test_an_impossible_text_is_refused_with_what_is_allowed_and_what_was_got(

@@ -161,6 +161,37 @@ def test_a_claim_without_an_answer_is_not_repeated_after_the_offer_s_time(
         assert worker.folders() == []
 
 
+@pytest.mark.parametrize("is_taken_meanwhile", [False, True])
+def test_a_claim_that_arrives_after_it_was_given_up_is_handed_back(
+    tmp_path: Path, is_taken_meanwhile: bool
+) -> None:
+    source = source_with(3)
+
+    def claim(*_: object) -> bool:
+        del source.overrides["claim"]
+        let_pass(0.6)
+        raise UNSURE
+
+    source.overrides["claim"] = claim
+    options = {"offer_ttl_seconds": 0.5, "late_claim_seconds": 0.7}
+    with core(tmp_path, source=source, **options) as worker:
+        worker.say(Enqueue(3))
+        eventually(lambda: source.refusals, "the offer to be given up")
+        if is_taken_meanwhile:
+            worker.say(Enqueue(3))
+            execution = worker.executor.wait_for_start(3)
+            let_pass(0.8)
+            execution.end()
+            assert worker.reporter.wait_for_finish(3).success
+            assert ("hand_back", 3) not in source.calls
+        else:
+            source.runs[3].holder = Holder.THIS_WORKER  # the claim arrives
+            eventually(lambda: ("hand_back", 3) in source.calls, "the run handed back")
+            worker.wait_until_idle()
+            assert worker.worker.free_slots == worker.worker.options.concurrent_jobs
+            assert worker.executor.starts == []
+
+
 @pytest.mark.parametrize(
     "holder", [Holder.ANOTHER_WORKER, Holder.THIS_WORKER, Holder.NOBODY]
 )

@@ -18,6 +18,7 @@ from in_process import (
 )
 
 from job_runner_worker.errors import ApiError, StartError
+from job_runner_worker.kills import noted_order
 from job_runner_worker.models import Enqueue, Kill
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.sources.base import Offer
@@ -85,6 +86,24 @@ def test_a_run_that_is_being_started_is_killed_as_soon_as_it_can_be(
         wait_for_kill(worker)
         assert executor.kills == [(3, "killed on request 9")]
     assert "run 3: kill request 9, state starting" in caplog.text
+
+
+def test_who_asked_for_a_kill_is_in_its_reason_also_for_the_next_worker(
+    tmp_path: Path,
+) -> None:
+    reason = "killed on request 9 by an admin"
+    source, executor = source_with(3), FakeExecutor()
+    reporter = HeldReporter("kill_requested")
+    with core(tmp_path, source=source, executor=executor, reporter=reporter) as worker:
+        worker.say(Enqueue(3))
+        executor.wait_for_start(3)
+        worker.say(Kill(9, 3, "an admin"))
+        assert reporter.wait_for_finish(3).reason == reason
+        folder = RunFolder.load(tmp_path / "3")
+        assert folder.note.kill_reason == reason
+        assert noted_order(folder, 9) == Kill(9, 3, "an admin")
+        assert noted_order(folder, 8) == Kill(8, 3)
+        worker.stop(drain=False)
 
 
 def test_a_run_whose_start_fails_under_a_kill_has_that_reason(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from job_runner_worker.data_folder import DataFolder, read_json
 from job_runner_worker.errors import ApiError, ConfigError, JobRunnerError
 
 ROOT = "/api/v1/"
-LOGIN = "/admin/login/"
+LOGIN = "/login/"
 SERVER_VARIABLE = "JOB_RUNNER_SERVER"
 USER_VARIABLE = "JOB_RUNNER_USER"
 PASSWORD_VARIABLE = "JOB_RUNNER_PASSWORD"

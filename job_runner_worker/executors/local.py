@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import gevent
+
 from job_runner_worker import run_options
 from job_runner_worker.errors import StartError
 from job_runner_worker.executors import cgroup, launch, shebang
@@ -115,7 +117,10 @@ class LocalExecutor:
         if shim is None:
             return None
         execution = self._execution(folder, attached=True)
-        if folder.exit_status() is None:
+        if folder.note.kill_reason:
+            # Before the shim is woken, which would note the end with some still alive.
+            gevent.spawn(execution.kill, folder.note.kill_reason)
+        elif folder.exit_status() is None:
             # An earlier worker may have died in the middle of a kill.
             execution.tree().wake()
         try:

@@ -34,6 +34,14 @@ class Reporter:
     def logged(self, run: Run, content: str, *, final: bool) -> None:
         """The log as it stands; ``final`` once, after the script's end."""
 
+    def ended(self, run: Run, content: str, outcome: Outcome) -> bool:
+        """The last log and the end in one; return whether both have been taken.
+
+        False, as by default, says that they have to be told one after the other:
+        `logged`, then `finished`. Raises nothing.
+        """
+        return False
+
     def finished(self, run: Run, outcome: Outcome) -> None:
         """The run has ended. The last call for it."""
 

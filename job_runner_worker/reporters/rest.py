@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 
 from job_runner_worker import __version__, backoff
-from job_runner_worker.central_api import CentralApi
+from job_runner_worker.central_api import Batches, CentralApi
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.reporters.base import Reporter
@@ -47,8 +47,10 @@ class RestReporter(Reporter):
         options: RestOptions,
         worker_uri: Callable[[], str],
         sleep: Callable[[float], None] = gevent.sleep,
+        batches: Batches | None = None,
     ) -> None:
         self._api = api
+        self._batches = batches
         self._options = options
         self._worker_uri = worker_uri
         self._sleep = sleep
@@ -75,20 +77,35 @@ class RestReporter(Reporter):
                 self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
         return None
 
+    def ended(self, run: Run, content: str, outcome: Outcome) -> bool:
+        """PATCH the end with the log, where the server takes that: both or neither.
+
+        What is refused, and what is too long, goes one after the other.
+        """
+        if self._batches is None:
+            return False
+        fields = {**_end(outcome), "log": content}
+        for wait_seconds in backoff.waits():
+            try:
+                if self._batches.change(run.uri, fields) is None:
+                    return False
+            except ApiError as error:
+                if not error.transient:
+                    return False
+                if error.answered or not self._has_ended_surely(run):
+                    self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
+                    continue
+            self._forget(run)
+            return True
+        raise AssertionError("the waits have no end")
+
     def finished(self, run: Run, outcome: Outcome) -> None:
         """PATCH the end: the last request about a run."""
-        fields = {
-            "return_dts": str(outcome.returned_at),
-            "return_success": outcome.success,
-            "exit_status": outcome.exit_status,
-            "reason": outcome.reason,
-        }
+        fields = _end(outcome)
         waits = backoff.waits()
         while (refusal := self._finish(run, fields)) is not None:
             self._sleep(next(waits) + (refusal.retry_after_seconds or 0.0))
-        self._log_uris.pop(run.id, None)
-        self._unsure_of_log.discard(run.id)
-        self._unsure_of_end.discard(run.id)
+        self._forget(run)
 
     def kill_requested(self, kill_request_id: int, at: datetime) -> None:
         """PATCH the time at which the kill was taken."""
@@ -110,6 +127,18 @@ class RestReporter(Reporter):
     def resized(self, concurrent_jobs: int) -> None:
         """Say so in the next answer to a ping."""
         self._options = replace(self._options, concurrent_jobs=concurrent_jobs)
+
+    def _has_ended_surely(self, run: Run) -> bool:
+        """Return whether a run is known to have ended; no refusal is worth more."""
+        try:
+            return self._has_ended(run)
+        except ApiError:
+            return False
+
+    def _forget(self, run: Run) -> None:
+        self._log_uris.pop(run.id, None)
+        self._unsure_of_log.discard(run.id)
+        self._unsure_of_end.discard(run.id)
 
     def _finish(self, run: Run, fields: Mapping[str, Any]) -> ApiError | None:
         """Send the end once; return why it is to be sent again, None if it is there.
@@ -186,3 +215,12 @@ class RestReporter(Reporter):
 
     def _patch_kill_request(self, kill_request_id: int, fields: dict[str, str]) -> None:
         self._api.patch(f"{self._options.kill_request_path}{kill_request_id}/", fields)
+
+
+def _end(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "return_dts": str(outcome.returned_at),
+        "return_success": outcome.success,
+        "exit_status": outcome.exit_status,
+        "reason": outcome.reason,
+    }

@@ -195,7 +195,7 @@ class RunAdmin(_LookOnly):
         """Ask for each run to be killed."""
         for run in runs:
             try:
-                lifecycle.request_kill(run.pk)
+                lifecycle.request_kill(run.pk, request.user.get_username())
             except lifecycle.Conflict as error:
                 messages.warning(request, str(error))
             else:

@@ -75,6 +75,8 @@ _OF_ONE_POOL = (Job, *_OF_RUNS)
 _MANY = (Project, WorkerPool, Worker, JobTemplate, Job)
 """Models from which a way leads to many: asked as they are, rows would repeat."""
 
+_SHARED = (Worker, WorkerPool)
+
 SHA1_SETTING = "JOB_RUNNER_ACCEPTS_SHA1"
 _stamps = Stamps()
 _log = logging.getLogger(__name__)
@@ -203,6 +205,18 @@ def administered(model: type[Model], user: Any) -> QuerySet[Any]:
     if user.is_staff or user.is_superuser:
         return model.objects.all()
     return _below(model, _projects(user, Q(pk=None)))
+
+
+def may_change(row: Model, user: Any) -> bool:
+    """Return whether a person may change, enable, start or stop something.
+
+    Pools and workers are shared by projects: they are the staff's.
+    """
+    if user.is_staff or user.is_superuser:
+        return True
+    if isinstance(row, _SHARED):
+        return False
+    return administered(type(row), user).filter(pk=row.pk).exists()
 
 
 def _projects(user: Any, also: Q) -> QuerySet[Any]:

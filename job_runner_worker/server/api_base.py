@@ -27,6 +27,7 @@ from job_runner_worker.server.api_auth import (
     own,
     visible,
 )
+from job_runner_worker.server.api_item import Item
 from job_runner_worker.server.api_schema import ResourceSchema
 from job_runner_worker.server.models import Worker
 from job_runner_worker.server.serializers import MAX_ID, uri_of
@@ -125,15 +126,21 @@ class ApiView(APIView):
 
     def body(self) -> dict[str, Any]:
         """Return the JSON object in the body."""
-        if self.request.content_type.partition(";")[0].strip() != JSON_TYPE:
-            raise _wrong("Content-Type", f"must be {JSON_TYPE}")
-        try:
-            fields = json.loads(self.request._request.body.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise _wrong("body", f"is not JSON in UTF-8: {error}") from error
+        fields = self.parsed_body()
         if not isinstance(fields, dict):
             raise _wrong("body", "is no JSON object")
         return fields
+
+    def parsed_body(self) -> Any:
+        """Return the JSON in the body."""
+        if isinstance(self.request, Item):
+            return self.request.body
+        if self.request.content_type.partition(";")[0].strip() != JSON_TYPE:
+            raise _wrong("Content-Type", f"must be {JSON_TYPE}")
+        try:
+            return json.loads(self.request._request.body.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise _wrong("body", f"is not JSON in UTF-8: {error}") from error
 
     def valid(self, kind: type[Serializer], fields: dict[str, Any]) -> dict[str, Any]:
         """Return the known ones of some fields; a wrong one is refused by name."""
@@ -185,7 +192,7 @@ class ListView(ApiView):
         }
         show = _shower(self.show_class())
         objects = [show(row) for row in page]
-        return _json({"meta": meta, "objects": objects})
+        return json_answer({"meta": meta, "objects": objects})
 
     def matching(self, rows: QuerySet[Any], query: Any) -> QuerySet[Any]:
         """Return the rows that a query asks for; names that are unknown are ignored."""
@@ -232,27 +239,32 @@ class DetailView(ApiView):
     def get(self, request: Any, row_id: str) -> HttpResponse:
         """Return the row."""
         show = _shower(self.show_class())
-        return _json(show(self.row(row_id, show=True)))
+        return json_answer(show(self.row(row_id, show=True)))
 
     def row(self, row_id: str, *, show: bool = False) -> Any:
         """Return the row, if the caller may see it.
 
         A worker is told that there is one which is not its own (401); a person is not.
         """
-        if not (row_id.isascii() and row_id.isdigit()) or int(row_id) > MAX_ID:
-            raise exceptions.NotFound
+        number = self.row_number(row_id)
         caller = self.request.user
-        known = self.model._default_manager.filter(pk=int(row_id))
+        known = self.model._default_manager.filter(pk=number)
         for row in own(self.shown(known) if show else known, caller):
             return row
-        seen = visible(self.model, caller).filter(pk=int(row_id))
+        seen = visible(self.model, caller).filter(pk=number)
         for row in self.shown(seen) if show else seen:
             return row
         if isinstance(caller, Worker) and known.exists():
             raise exceptions.AuthenticationFailed
         raise exceptions.NotFound
 
-    def changes(self, row: Model) -> dict[str, Any]:
+    def row_number(self, row_id: str) -> int:
+        """Return an id as a number; there is no row with another one."""
+        if not (row_id.isascii() and row_id.isdigit()) or int(row_id) > MAX_ID:
+            raise exceptions.NotFound
+        return int(row_id)
+
+    def changes(self, row: Any) -> dict[str, Any]:
         """Return what a PATCH says about a row. Its id cannot be changed."""
         fields = self.body()
         if fields.get("id", row.pk) != row.pk:
@@ -274,8 +286,10 @@ def _checker(kind: type[Serializer], partial: bool) -> Callable[[Any], Any]:
     return _CHECKERS[kind, partial]
 
 
-def _json(payload: object) -> JsonResponse:
-    return JsonResponse(payload, json_dumps_params={"ensure_ascii": False})
+def json_answer(payload: object, status: int = 200) -> JsonResponse:
+    """Return an answer with a JSON object."""
+    parameters = {"ensure_ascii": False}
+    return JsonResponse(payload, status=status, json_dumps_params=parameters)
 
 
 def _error(status: int, message: str) -> JsonResponse:

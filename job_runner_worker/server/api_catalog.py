@@ -6,14 +6,13 @@ from typing import Any
 
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.db.models import Model, Prefetch, QuerySet
 from django.http import HttpResponse
 from rest_framework import exceptions
 from rest_framework.serializers import Serializer
 
-from job_runner_worker.server import planning, serializers
-from job_runner_worker.server.api_auth import administered, visible
+from job_runner_worker.server import job_changes, planning, serializers
+from job_runner_worker.server.api_auth import may_change
 from job_runner_worker.server.api_base import ApiView, DetailView, ListView
 from job_runner_worker.server.job_serializers import PersonsJobSerializer, Switch
 from job_runner_worker.server.models import (
@@ -23,7 +22,6 @@ from job_runner_worker.server.models import (
     Worker,
     WorkerPool,
 )
-from job_runner_worker.server.validators import check_job
 
 
 class _SwitchedView(DetailView):
@@ -172,36 +170,10 @@ class _Jobs(ApiView):
 
     def store(self, job: Job, values: dict[str, Any]) -> Job:
         """Store a job with other values, which the caller may give it."""
-        self.check_theirs(values)
-        excluded = values.pop("excluded", None)
-        for name, value in values.items():
-            setattr(job, name, value)
         try:
-            check_job(job)
+            return job_changes.store(job, values, self.the_person())
         except ValidationError as error:
             raise exceptions.ValidationError(error.message_dict) from error
-        with transaction.atomic():
-            # Of a job that is there, nothing else: a run may end at this moment.
-            job.save(update_fields=list(values) if job.pk else None)
-            if excluded is not None:
-                job.excluded.all().delete()
-                for each in excluded:
-                    job.excluded.create(**each)
-            planning.replan(job)
-        return job
-
-    def check_theirs(self, values: dict[str, Any]) -> None:
-        """Refuse a template, parent or pool that is not the caller's."""
-        person = self.the_person()
-        for name, rows in (
-            ("template", administered(JobTemplate, person)),
-            ("parent", administered(Job, person)),
-            ("worker_pool", visible(WorkerPool, person)),
-        ):
-            row = values.get(name)
-            if row is not None and not rows.filter(pk=row.pk).exists():
-                kind = row._meta.verbose_name if name != "parent" else name
-                raise exceptions.PermissionDenied(f"this {kind} is not yours to use")
 
 
 class JobList(_Jobs, ListView):
@@ -239,7 +211,7 @@ class JobDetail(_Jobs, DetailView):
 
 
 def _check_administered(row: Model, person: Any) -> None:
-    if not administered(type(row), person).filter(pk=row.pk).exists():
+    if not may_change(row, person):
         kind = row._meta.verbose_name
         raise exceptions.PermissionDenied(f"this {kind} is not yours to change")
 

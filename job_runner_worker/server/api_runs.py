@@ -8,17 +8,26 @@ caller's to set are ignored, as unknown ones are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpResponse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from rest_framework import exceptions
 
-from job_runner_worker.server import lifecycle, serializers
+from job_runner_worker.server import job_lock, lifecycle, offers, serializers
 from job_runner_worker.server.api_auth import administered, visible
-from job_runner_worker.server.api_base import ApiView, DetailView, ListView
+from job_runner_worker.server.api_base import (
+    ApiView,
+    DetailView,
+    ListView,
+    json_answer,
+)
+from job_runner_worker.server.job_lock import Known
 from job_runner_worker.server.lifecycle import Conflict
 from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.serializers import uri_of
@@ -43,12 +52,26 @@ class RunList(_Runs, ListView):
         "worker_pool": "job__worker_pool_id",
         "project": "job__template__project_id",
         "schedule_id": "schedule_id",
+        "host": "host",
     }
     orders = ("id", "schedule_dts", "enqueue_dts", "start_dts", "return_dts")
 
     def matching(self, rows: QuerySet[Any], query: Any) -> QuerySet[Any]:
-        """See ListView; and ``state``, which if unknown is every state."""
-        return in_state(super().matching(rows, query), query.get("state", ""))
+        """See ListView; and ``state``, which if unknown is every state.
+
+        ``due=yes``: what a worker in cron mode may start now.
+        """
+        rows = in_state(super().matching(rows, query), query.get("state", ""))
+        if "schedule_dts__lte" in query:
+            rows = rows.filter(schedule_dts__lte=_moment(query, "schedule_dts__lte"))
+        if query.get("due") == "yes":
+            enabled = Q(job__worker_pool__enqueue_is_enabled=True)
+            caller = self.request.user
+            if isinstance(caller, Worker) and not caller.enqueue_is_enabled:
+                enabled = Q(pk=None)
+            waiting = offers.due(timezone.now()).order_by().values("pk")
+            rows = rows.filter(enabled, pk__in=waiting)
+        return rows
 
     def post(self, request: Any) -> HttpResponse:
         """Schedule a run of a job that the caller administers."""
@@ -61,6 +84,8 @@ class RunList(_Runs, ListView):
         if worker and not job.worker_pool.workers.filter(pk=worker.pk).exists():
             message = "the only worker to run it has to be in the job's pool"
             raise exceptions.ValidationError({"worker": [message]})
+        # For this run; the job is not saved.
+        job.host = values.pop("host") or job.host
         at = values.pop("schedule_dts", None)
         return self.created(lifecycle.schedule(job, at, **values))
 
@@ -72,8 +97,11 @@ class RunDetail(_Runs, DetailView):
     change_class = serializers.RunChange
 
     def patch(self, request: Any, row_id: str) -> HttpResponse:
-        """Claim a run, note its start, end it, or hand it back."""
-        run = self.row(row_id)
+        """Claim a run, note its start, end it, or hand it back.
+
+        A claim ``with_job`` is answered with what the worker has to know.
+        """
+        run = self._known(row_id)
         worker = self.the_worker()
         fields = self.changes(run)
         if fields.get("worker") not in (None, worker):
@@ -85,7 +113,24 @@ class RunDetail(_Runs, DetailView):
             with transaction.atomic():
                 for step in steps:
                     step()
-        return _done()
+        return _work_of(run) if _is_with_job(fields) else _done()
+
+    def _known(self, row_id: str) -> Known:
+        """Return the run, if the caller may see it; with one plain query if it may."""
+        caller = self.request.user
+        run_id = self.row_number(row_id)
+        if isinstance(caller, Worker):
+            run = job_lock.known(run_id)
+            if run is not None and (
+                run.worker_id == caller.pk
+                or any(pool.pk == run.pool_id for pool in caller.worker_pools.all())
+            ):
+                return run
+        self.row(row_id)
+        run = job_lock.known(run_id)
+        if run is None:
+            raise exceptions.NotFound
+        return run
 
     def body(self) -> dict[str, Any]:
         """See ApiView. That a worker names itself needs no look into the database."""
@@ -130,7 +175,7 @@ class RunLogDetail(_RunLogs, DetailView):
         fields = self.changes(log)
         if "content" in fields:
             _check_holder(log.run, worker)
-            lifecycle.store_log(log.run_id, fields["content"])
+            lifecycle.put_log(log.run_id, fields["content"])
         return _done()
 
 
@@ -145,6 +190,13 @@ class KillRequestList(_KillRequests, ListView):
     methods = ("GET", "POST")
     filters = {"run": "run_id"}
 
+    def matching(self, rows: QuerySet[Any], query: Any) -> QuerySet[Any]:
+        """See ListView; and ``enqueue_dts__isnull=true``: what nobody has taken."""
+        rows = super().matching(rows, query)
+        if query.get("enqueue_dts__isnull") == "true":
+            rows = rows.filter(enqueue_dts=None)
+        return rows
+
     def post(self, request: Any) -> HttpResponse:
         """Ask for a run to be killed, as its worker or one who administers it."""
         caller = request.user
@@ -153,7 +205,9 @@ class KillRequestList(_KillRequests, ListView):
             _check_visible(run, caller)
         elif not administered(Run, caller).filter(pk=run.pk).exists():
             raise exceptions.PermissionDenied("this run is not yours to kill")
-        return self.created(lifecycle.request_kill(run.pk))
+        is_worker = isinstance(caller, Worker)
+        name = f"worker {caller.api_key}" if is_worker else caller.get_username()
+        return self.created(lifecycle.request_kill(run.pk, name[:150]))
 
 
 class KillRequestDetail(_KillRequests, DetailView):
@@ -180,9 +234,13 @@ def in_state(runs: QuerySet[Any], state: str) -> QuerySet[Any]:
         case "scheduled":
             return runs.filter(enqueue_dts=None)
         case "in_queue":
-            return runs.filter(enqueue_dts__isnull=False, start_dts=None)
+            # What has not started has not ended either; see below.
+            held = {"enqueue_dts__isnull": False, "return_dts": None}
+            return runs.filter(start_dts=None, **held)
         case "started":
-            return runs.filter(start_dts__isnull=False, return_dts=None)
+            # What has started is enqueued: said, it is found by the index of such runs.
+            held = {"enqueue_dts__isnull": False, "return_dts": None}
+            return runs.filter(start_dts__isnull=False, **held)
         case "completed":
             return runs.filter(return_dts__isnull=False)
         case "completed_successful":
@@ -198,7 +256,7 @@ def in_state(runs: QuerySet[Any], state: str) -> QuerySet[Any]:
 
 
 def _steps(
-    run: Run, worker: Worker, fields: dict[str, Any]
+    run: Known, worker: Worker, fields: dict[str, Any]
 ) -> list[Callable[[], None]]:
     """Return what a PATCH of a run asks to be done."""
     steps: list[Callable[[], None]] = []
@@ -206,25 +264,55 @@ def _steps(
     started, pid, host = (fields.get(name) for name in ("start_dts", "pid", "host"))
     returned, success = fields.get("return_dts"), fields.get("return_success")
     if enqueued is not None:
-        steps.append(partial(lifecycle.claim, run.pk, worker, enqueued))
+        is_first = {"is_first": True} if _is_with_job(fields) else {}
+        steps.append(partial(lifecycle.claim, run.pk, worker, enqueued, **is_first))
     elif "enqueue_dts" in fields:
         steps.append(partial(lifecycle.reset, run.pk, worker))
-    if started is None and enqueued is None and run.enqueue_dts is None:
+    if started is None and enqueued is None and not run.is_claimed:
         # An original server takes a pid for a run that nobody holds; nothing uses it.
         pid, host = None, None
     if started is not None or pid is not None or host:
         steps.append(partial(lifecycle.start, run.pk, worker, started, pid, host or ""))
     if returned is not None and success is not None:
+        finish: Callable[..., None] = lifecycle.finish
+        if "log" in fields:
+            _check_holder(run, worker)
+            finish = partial(lifecycle.finish_with_log, fields["log"])
         status, reason = fields.get("exit_status"), fields.get("reason", "")
-        steps.append(
-            partial(lifecycle.finish, run.pk, worker, returned, success, status, reason)
-        )
+        steps.append(partial(finish, run.pk, worker, returned, success, status, reason))
     elif returned is not None or success is not None:
         name = "return_dts" if returned is None else "return_success"
         raise exceptions.ValidationError({name: "the end of a run has both"})
-    elif "return_dts" in fields and run.return_dts is not None:
+    elif "return_dts" in fields and run.has_ended:
         raise Conflict(f"run {run.pk} has ended")
     return steps
+
+
+def _is_with_job(fields: dict[str, Any]) -> bool:
+    return bool(fields.get("with_job")) and fields.get("enqueue_dts") is not None
+
+
+def _work_of(run: Known) -> HttpResponse:
+    """Return what a worker has to know of a run that it has claimed."""
+    work = job_lock.work_of(run.pk)
+    log_id = work.log_id
+    job = {
+        "resource_uri": uri_of("job", work.job_id),
+        "title": work.job_title,
+        "script_content": work.script,
+    }
+    log_uri = None if log_id is None else uri_of("run_log", log_id)
+    return json_answer({"run_log": log_uri, "job": job}, status=202)
+
+
+def _moment(query: Any, name: str) -> datetime:
+    try:
+        found = parse_datetime(query[name])
+    except ValueError:
+        found = None
+    if found is None:
+        raise exceptions.ValidationError({name: ["is no date in ISO 8601"]})
+    return found if timezone.is_aware(found) else timezone.make_aware(found)
 
 
 def _with_run(fields: dict[str, Any]) -> dict[str, Any]:
@@ -239,7 +327,7 @@ def _check_visible(run: Run, worker: Worker) -> None:
         raise exceptions.AuthenticationFailed
 
 
-def _check_holder(run: Run, worker: Worker) -> None:
+def _check_holder(run: Run | Known, worker: Worker) -> None:
     if run.worker_id != worker.pk:
         raise Conflict(f"run {run.pk} is not held by this worker")
 

@@ -116,6 +116,26 @@ class ResourceSchema(AutoSchema):
         return False
 
 
+class BatchSchema(ResourceSchema):
+    """Describes many requests in one."""
+
+    def get_operation_id(self) -> str:
+        """Return its name."""
+        return "batch_send"
+
+    def get_response_serializers(self) -> Any:
+        """Return what is answered: what was refused is said of each item."""
+        refused = {
+            status: OpenApiResponse(description=_REFUSED[status])
+            for status in (400, 401, 403)
+        }
+        return {200: self.view.answer_class, **refused}
+
+    def get_override_parameters(self) -> list[Any]:
+        """Return none."""
+        return []
+
+
 _META = inline_serializer(
     "Meta",
     {

@@ -30,6 +30,7 @@ from job_runner_worker.data_folder import (
     write_json,
     write_private,
 )
+from job_runner_worker.server.curve_guard import CurveGuard
 from job_runner_worker.server.models import JobTemplate, Project, Worker, WorkerPool
 
 WORKER_KEY = "local"
@@ -49,22 +50,27 @@ class Addresses:
     host: str
     broadcast_port: int
     events_port: int
+    guard: CurveGuard | None = None
+    """Whose keys the worker needs; None where orders and events are plain."""
 
 
 def first_objects(folder: DataFolder) -> str | None:
     """Make what a new server needs; return the administrator's password if it is new.
 
-    A server is new as long as it has neither a worker nor a user.
+    A server is new as long as it has neither a worker nor a user. One that has workers
+    and nobody at all who could log in gets an administrator.
     """
     users = get_user_model().objects
-    if Worker.objects.exists() or users.exists():
+    if users.exists():
         return None
+    has_workers = Worker.objects.exists()
     known = read_json(folder.admin_json) or {}
     password = known.get("password") or secrets.token_urlsafe(PASSWORD_BYTES)
     write_json(folder.admin_json, {"user": ADMIN_NAME, "password": password})
     with transaction.atomic():
-        # First: of several processes that start at once, the others fail here.
         users.create_superuser(ADMIN_NAME, password=password)
+        if has_workers:
+            return str(password)
         project = Project.objects.create(title=TITLE)
         pool = WorkerPool.objects.create(title=TITLE)
         project.worker_pools.add(pool)
@@ -92,8 +98,14 @@ def write_worker_ini(folder: DataFolder, addresses: Addresses) -> bool:
         "broadcaster_server_hostname": addresses.host,
         "broadcaster_server_port": str(addresses.broadcast_port),
     }
+    if (guard := addresses.guard) is not None:
+        always["curve_server_key"] = guard.server_key
+        always["curve_key_file"] = str(guard.local_key_path)
     path = folder.worker_ini
     text = path.read_text("utf-8") if path.exists() else f"[{_SECTION}]\n"
+    if guard is None:
+        for name in ("curve_server_key", "curve_key_file"):
+            text = re.sub(rf"{_line_of(name).pattern}\n?", "", text, flags=re.MULTILINE)
     for name, value in reversed([*at_first.items(), *always.items()]):
         if name in always or not _line_of(name).search(text):
             text = _with(text, name, value)

@@ -24,9 +24,10 @@ from job_runner_worker import protocol
 from job_runner_worker.models import Command, Enqueue, Kill, Ping
 from job_runner_worker.server import lifecycle, notices
 from job_runner_worker.server.binding import bind, wait_readable
-from job_runner_worker.server.health import PING_SECONDS
+from job_runner_worker.server.curve_guard import ConnectionWatch, CurveGuard
 from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
+from job_runner_worker.server.pulse import PING_SECONDS
 from job_runner_worker.server.shared_offers import offer_book
 
 INTERNAL_ADDRESS = "inproc://orders"
@@ -48,10 +49,18 @@ _log = logging.getLogger(__name__)
 class Broadcaster:
     """Binds XPUB and sends what workers have to know; `start` and `close` once each."""
 
-    def __init__(self, host: str, port: int, book: OfferBook | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        book: OfferBook | None = None,
+        guard: CurveGuard | None = None,
+    ) -> None:
         self.port = port
-        self.listening: dict[str, datetime] = {}
-        """The keys that somebody has subscribed to, and since when."""
+        self._guard = guard
+        self._watch: ConnectionWatch | None = None
+        self.listening: set[str] = set()
+        """The keys that somebody has subscribed to."""
         self._host = host
         self._book = book or offer_book()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -61,6 +70,7 @@ class Broadcaster:
         self._connections: Counter[str] = Counter()
         self._kills_sent: dict[int, float] = {}
         self._next_ping = time.monotonic() + PING_SECONDS
+        self._to_ping: set[str] = set()
 
     def start(self) -> None:
         """Bind and begin. Raises ConfigError where the port is taken."""
@@ -73,6 +83,8 @@ class Broadcaster:
         # No ZeroMQ heartbeats: original workers may be too old to understand them.
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_SECONDS)
+        if self._guard is not None:
+            self._watch = self._guard.protect(socket, "broadcaster")
         self.port = bind(socket, self._host, self.port, "--broadcast-port")
         socket.bind(INTERNAL_ADDRESS)
         self._socket = socket
@@ -84,14 +96,18 @@ class Broadcaster:
         if self._greenlet is not None:
             notices.unsubscribe(self._hear_notice)
             self._greenlet.kill()
+        if self._watch is not None:
+            self._watch.close()
         if self._socket is not None:
             self._socket.close(linger=LINGER_MILLISECONDS)
         self.context.term()
 
     def _hear_notice(self, notice: notices.Notice) -> None:
         """Called in the middle of a request: note it, wake the broadcaster."""
-        if isinstance(notice, notices.RunOffered):
+        if isinstance(notice, notices.RunOffered | notices.LogChanged):
             return
+        if isinstance(notice, notices.PingRequested):
+            self._to_ping.add(notice.api_key)
         if isinstance(notice, notices.RunChanged):
             self._book.forget(notice.run_id)
             wakes = {"scheduled": True, "returned": self._book.is_short}
@@ -120,7 +136,8 @@ class Broadcaster:
 
     def _tick(self, newcomers: set[str]) -> float:
         """Send what is due; return after how many seconds something will be."""
-        self._ping(newcomers)
+        asked_for, self._to_ping = self._to_ping & self.listening, set()
+        self._ping(newcomers | asked_for)
         if newcomers:
             # Whatever was sent to them before they listened is lost.
             self._kills_sent.clear()
@@ -144,10 +161,10 @@ class Broadcaster:
     def _send_kills(self, now: datetime) -> None:
         waiting = KillRequest.objects.filter(enqueue_dts=None, schedule_dts__lte=now)
         rows = waiting.order_by("id").values_list(
-            "id", "run_id", "run__worker__api_key", "run__return_dts"
+            "id", "run_id", "run__worker__api_key", "run__return_dts", "requested_by"
         )[:MAX_KILLS]
         sent = {}
-        for number, run_id, api_key, returned_at in rows:
+        for number, run_id, api_key, returned_at, requested_by in rows:
             if returned_at is not None:
                 # An original worker would signal whoever has the run's pid now.
                 lifecycle.kill_executed(number, now)
@@ -155,7 +172,7 @@ class Broadcaster:
                 sent[number] = self._kills_sent.get(number, float("-inf"))
                 if sent[number] + REPEAT_SECONDS <= time.monotonic():
                     sent[number] = time.monotonic()
-                    self._send(Kill(number, run_id), api_key)
+                    self._send(Kill(number, run_id, requested_by), api_key)
         self._kills_sent = sent
 
     def _seconds_until_next(self, now: datetime) -> float:
@@ -189,7 +206,7 @@ class Broadcaster:
             try:
                 message = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return newcomers & self.listening.keys()
+                return newcomers & self.listening
             begins, topic = message[:1] == b"\1", message[1:]
             if not topic.startswith(_PREFIX):
                 continue
@@ -197,7 +214,7 @@ class Broadcaster:
             self._connections[api_key] += 1 if begins else -1
             if begins:
                 newcomers.add(api_key)
-                self.listening.setdefault(api_key, timezone.now())
+                self.listening.add(api_key)
             elif self._connections[api_key] <= 0:
                 del self._connections[api_key]
-                self.listening.pop(api_key, None)
+                self.listening.discard(api_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from job_runner_worker.models import Event, EventKind
 from job_runner_worker.server import bus, notices
 from job_runner_worker.server.binding import listen
 from job_runner_worker.server.broadcaster import Broadcaster
+from job_runner_worker.server.curve_guard import CurveGuard
 from job_runner_worker.server.event_hub import EventHub
 from job_runner_worker.server.health import HealthCheck
 from job_runner_worker.server.http_server import HttpServer
@@ -33,6 +35,7 @@ from job_runner_worker.server.parts import (
     WEB,
 )
 from job_runner_worker.server.planner import Planner
+from job_runner_worker.server.retention import Retention
 from job_runner_worker.server.serve import EVENTS_PATH, Ports
 from job_runner_worker.server.websocket import (
     Environ,
@@ -61,18 +64,28 @@ class Server:
     mail that it has written.
     """
 
-    def __init__(self, bind: str, ports: Ports, parts: Collection[str] = PARTS) -> None:
+    def __init__(
+        self,
+        bind: str,
+        ports: Ports,
+        retention: Retention,
+        parts: Collection[str] = PARTS,
+        guard: CurveGuard | None = None,
+    ) -> None:
         self.ports = ports
+        self.guard = guard
         self._bind = bind
         self._sockets = EventSockets()
-        self._bus = bus.for_database(self._sockets.publish)
-        self._hub = EventHub(bind, ports.events, self._hear_event)
-        self._broadcaster = Broadcaster(bind, ports.broadcast)
+        self._dashboards = EventSockets()
+        self._bus = bus.for_database(self._publish_event)
+        self._hub = EventHub(bind, ports.events, self._hear_event, guard)
+        self._broadcaster = Broadcaster(bind, ports.broadcast, guard=guard)
         self._parts: list[_Part] = [Mailer()]
         for name, part in (
             (EVENTS, self._hub),
             (BROADCASTER, self._broadcaster),
             (HEALTH, HealthCheck()),
+            (HEALTH, retention),
             (PLANNER, Planner()),
         ):
             if name in parts:
@@ -116,6 +129,7 @@ class Server:
     def close(self) -> None:
         """Stop taking requests, finish those there are, then stop the rest."""
         self._sockets.close()
+        self._dashboards.close()
         if self._channels is not None:
             self._channels.close()
         gevent.joinall([gevent.spawn(server.stop_gently) for server in self._http])
@@ -126,19 +140,27 @@ class Server:
 
     def _hear_event(self, body: bytes) -> None:
         """Pass on what a worker has published, to browsers of other processes, too."""
-        self._sockets.publish(body)
+        self._publish_event(body)
         if self._bus is not None:
             self._bus.send_event(body)
 
+    def _publish_event(self, body: bytes) -> None:
+        self._sockets.publish(body)
+        self._dashboards.publish(body)
+
     def _publish(self, notice: notices.Notice) -> None:
-        """Publish what the server did to a run; of a worker's doings it tells us."""
-        if (
-            isinstance(notice, notices.RunChanged)
-            and notice.event in _PUBLISHED
-            and not notice.by_worker
-        ):
-            event = Event(EventKind.RUN, notice.event, notice.run_id)
-            self._sockets.publish(protocol.encode_event(event)[1])
+        """Publish what the server did to a run; of a worker's doings it tells us.
+
+        What an original server has no event for is for our pages alone.
+        """
+        if isinstance(notice, notices.LogChanged):
+            self._dashboards.publish(_event("run_log", "changed", notice.run_id))
+        elif isinstance(notice, notices.RunChanged):
+            if notice.event not in _PUBLISHED:
+                self._dashboards.publish(_event("run", notice.event, notice.run_id))
+            elif not notice.by_worker:
+                event = Event(EventKind.RUN, notice.event, notice.run_id)
+                self._publish_event(protocol.encode_event(event)[1])
 
     def _find_anywhere(self, path: str) -> Serve:
         return partial(self._sockets.serve, allow=lambda environ: True)
@@ -147,8 +169,12 @@ class Server:
         if path == WORKER_PATH and self._channels is not None:
             return self._channels.serve
         if path == EVENTS_PATH:
-            return partial(self._sockets.serve, allow=may_listen)
+            return partial(self._dashboards.serve, allow=may_listen)
         return None
+
+
+def _event(kind: str, event: str, run_id: int) -> bytes:
+    return json.dumps({"kind": kind, "event": event, "run_id": run_id}).encode()
 
 
 def may_listen(environ: Environ) -> bool:

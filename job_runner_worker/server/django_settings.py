@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -14,6 +15,7 @@ import django
 from django.conf import settings
 
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.server import proxy
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 SQLITE_NAME = "server.sqlite3"
@@ -25,6 +27,9 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAIL_TIMEOUT_SECONDS = 20
 _MAIL_PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
 POOL_CONNECTIONS = {"min_size": 1, "max_size": 16, "timeout": 10}
+LOGIN_FAILURES = 10
+"""After so many wrong passwords for a name from an address, that one has to wait."""
+LOGIN_PAUSE_MINUTES = 15
 PACKAGE = "job_runner_worker.server"
 
 
@@ -162,9 +167,12 @@ _SITE: Mapping[str, Any] = {
         "django.contrib.staticfiles",
         "rest_framework",
         "drf_spectacular",
+        "axes",
         PACKAGE,
+        f"{PACKAGE}.dashboard",
     ],
     "MIDDLEWARE": [
+        proxy.MIDDLEWARE,
         "django.middleware.security.SecurityMiddleware",
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.middleware.common.CommonMiddleware",
@@ -172,7 +180,20 @@ _SITE: Mapping[str, Any] = {
         "django.contrib.auth.middleware.AuthenticationMiddleware",
         "django.contrib.messages.middleware.MessageMiddleware",
         "django.middleware.clickjacking.XFrameOptionsMiddleware",
+        # Last: it makes the answer to who is locked out.
+        "axes.middleware.AxesMiddleware",
     ],
+    "AUTHENTICATION_BACKENDS": [
+        "axes.backends.AxesStandaloneBackend",
+        "django.contrib.auth.backends.ModelBackend",
+    ],
+    # Nobody is locked out by what others do from elsewhere.
+    "AXES_LOCKOUT_PARAMETERS": [["username", "ip_address"]],
+    "AXES_FAILURE_LIMIT": LOGIN_FAILURES,
+    "AXES_COOLOFF_TIME": timedelta(minutes=LOGIN_PAUSE_MINUTES),
+    "AXES_RESET_ON_SUCCESS": True,
+    "AXES_DISABLE_ACCESS_LOG": True,
+    "AXES_VERBOSE": False,
     "TEMPLATES": [
         {
             "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -203,7 +224,9 @@ _SITE: Mapping[str, Any] = {
     "USE_I18N": False,
     "EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend",
     "STATIC_URL": "/static/",
-    "LOGIN_URL": "/admin/login/",
+    "LOGIN_URL": "/login/",
+    "LOGIN_REDIRECT_URL": "/",
+    "LOGOUT_REDIRECT_URL": "/login/",
     # The program that serves says where log lines go.
     "LOGGING_CONFIG": None,
     "DATA_UPLOAD_MAX_MEMORY_SIZE": MAX_BODY_BYTES,

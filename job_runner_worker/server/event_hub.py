@@ -11,6 +11,7 @@ import zmq.green as zmq
 from job_runner_worker import protocol
 from job_runner_worker.errors import ProtocolError
 from job_runner_worker.server.binding import bind
+from job_runner_worker.server.curve_guard import ConnectionWatch, CurveGuard
 
 _log = logging.getLogger(__name__)
 
@@ -18,8 +19,16 @@ _log = logging.getLogger(__name__)
 class EventHub:
     """Binds SUB; hands the JSON text of each event on, its bytes unchanged."""
 
-    def __init__(self, host: str, port: int, publish: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        publish: Callable[[bytes], None],
+        guard: CurveGuard | None = None,
+    ) -> None:
         self.port = port
+        self._guard = guard
+        self._watch: ConnectionWatch | None = None
         self._host = host
         self._publish = publish
         self._context = zmq.Context()
@@ -32,6 +41,8 @@ class EventHub:
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_FRAME_BYTES)
         self._socket.subscribe(protocol.EVENT_TOPIC)
+        if self._guard is not None:
+            self._watch = self._guard.protect(self._socket, "event hub")
         self.port = bind(self._socket, self._host, self.port, "--events-port")
         self._greenlet = gevent.spawn(self._listen)
 
@@ -39,6 +50,8 @@ class EventHub:
         """Stop listening."""
         if self._greenlet is not None:
             self._greenlet.kill()
+        if self._watch is not None:
+            self._watch.close()
         if self._socket is not None:
             self._socket.close(linger=0)
         self._context.term()

@@ -6,8 +6,9 @@ And who is told of a pool in which nobody answers any more.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import gevent
 from django.db import Error as DatabaseError
@@ -17,29 +18,17 @@ from django.utils import timezone
 
 from job_runner_worker.server import lifecycle, notifications
 from job_runner_worker.server.models import Run, Worker, WorkerPool
+from job_runner_worker.server.pulse import Pulse
 
-PING_SECONDS = 300.0
-SILENCE_SECONDS = 3 * PING_SECONDS + 15.0
-"""Who has not answered a ping for so long does not live. Source: protocol.md, 3."""
 CHECK_SECONDS = 15.0
-_SILENCE = timedelta(seconds=SILENCE_SECONDS)
 _log = logging.getLogger(__name__)
-
-
-def is_silent(worker: Worker, since: datetime, now: datetime) -> bool:
-    """Return whether a worker should have been heard by ``now``.
-
-    ``since``: from when on it could answer. Before that its silence says nothing.
-    """
-    return now - max(worker.ping_response_dts or since, since) > _SILENCE
 
 
 class HealthCheck:
     """Fails the runs of silent workers, as long as it runs."""
 
-    def __init__(self, now: Callable[[], datetime] = timezone.now) -> None:
-        self._now = now
-        self._since = now()
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._pulse = Pulse(monotonic)
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
@@ -55,9 +44,10 @@ class HealthCheck:
         """Fail the runs of workers that are silent now; return these runs' ids.
 
         Whoever listens to notices is told of each. While this server was away no
-        worker could answer: silence counts from its start.
+        worker could answer: silence counts from the first check.
         """
-        now = self._now()
+        now = timezone.now()
+        silent = [each for each in Worker.objects.all() if self._pulse.is_silent(each)]
         failed = []
         held = Run.objects.filter(enqueue_dts__isnull=False, return_dts=None)
         # Of a job that is run on all workers, one run is this worker's alone.
@@ -70,9 +60,8 @@ class HealthCheck:
         held_or_bound = Q(pk__in=held.values("worker")) | Q(
             pk__in=bound.values("worker")
         )
-        for worker in Worker.objects.filter(held_or_bound):
-            if not is_silent(worker, self._since, now):
-                continue
+        hit = set(Worker.objects.filter(held_or_bound)) if silent else set()
+        for worker in (each for each in silent if each in hit):
             heard = worker.ping_response_dts
             last = f"{heard:%Y-%m-%d %H:%M:%S} UTC" if heard else "never"
             why = f"worker {worker.api_key} does not answer pings (last answer: {last})"
@@ -91,19 +80,18 @@ class HealthCheck:
 
         A pool has recovered when one of its workers has answered since.
         """
-        now = self._now()
         fallen = []
         pools = WorkerPool.objects.filter(enqueue_is_enabled=True)
         for pool in pools.prefetch_related("workers"):
             workers = [each for each in pool.workers.all() if each.enqueue_is_enabled]
-            since = pool.unresponsive_dts
-            if since is not None:
-                if any(_answered_after(each, since) for each in workers):
+            is_silent = [self._pulse.is_silent(each) for each in workers]
+            if pool.unresponsive_dts is not None:
+                if any(self._pulse.has_answered(each) for each in workers):
                     _log.info("pool %s: a worker answers again", pool)
                     _set_unresponsive(pool, None)
-            elif workers and all(is_silent(w, self._since, now) for w in workers):
+            elif workers and all(is_silent):
                 with transaction.atomic():
-                    if _set_unresponsive(pool, now):
+                    if _set_unresponsive(pool, timezone.now()):
                         _log.warning("pool %s: no worker answers", pool)
                         notifications.pool_unresponsive(pool)
                         fallen.append(pool)
@@ -121,10 +109,6 @@ class HealthCheck:
                 _log.exception("health check: trying again")
             finally:
                 close_old_connections()
-
-
-def _answered_after(worker: Worker, since: datetime) -> bool:
-    return worker.ping_response_dts is not None and worker.ping_response_dts > since
 
 
 def _set_unresponsive(pool: WorkerPool, at: datetime | None) -> bool:

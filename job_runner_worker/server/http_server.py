@@ -35,7 +35,8 @@ class HttpServer(pywsgi.WSGIServer):
         self._idle: set[socket.socket] = set()
         super().__init__(
             listener,
-            application,
+            # gevent does not serve without one.
+            application or _no_page,
             log=None,
             error_log=_log,
             spawn=pool.Pool(MAX_CONNECTIONS),
@@ -56,6 +57,11 @@ class HttpServer(pywsgi.WSGIServer):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
         self.stop(STOP_SECONDS)
+
+
+def _no_page(environ: Environ, start_response: Any) -> list[bytes]:
+    start_response("404 Not Found", [("Content-Length", "0")])
+    return []
 
 
 class _Handler(pywsgi.WSGIHandler):

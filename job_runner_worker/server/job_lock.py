@@ -1,4 +1,4 @@
-"""What each claim and each end of a run asks, in SQL of its own.
+"""What each claim, start and end of a run asks, in SQL of its own.
 
 Django takes longer to write these statements than a database to execute them, and
 every run needs them. Each is to be found by an index, however many runs a job has.
@@ -14,6 +14,8 @@ from datetime import datetime
 
 from django.db import connection
 
+from job_runner_worker.server import script_template
+
 _LOCK = """
 SELECT 1 FROM server_job
 WHERE id = (SELECT job_id FROM server_run WHERE id = %s)
@@ -27,6 +29,21 @@ WHERE id = %s AND enqueue_dts IS NULL AND return_dts IS NULL AND NOT EXISTS (
     AND other.enqueue_dts IS NOT NULL AND other.return_dts IS NULL
     AND COALESCE(other.schedule_id, 0) <> COALESCE(server_run.schedule_id, 0)
 )
+"""
+_HELD = """
+WHERE id = %s AND worker_id = %s AND enqueue_dts IS NOT NULL AND return_dts IS NULL
+"""
+_START = f"""
+UPDATE server_run SET start_dts = COALESCE(start_dts, %s), pid = COALESCE(%s, pid),
+    host = COALESCE(%s, host) {_HELD}
+"""
+_FINISH = f"""
+UPDATE server_run SET start_dts = COALESCE(start_dts, %s), return_dts = %s,
+    return_success = %s, exit_status = %s, reason = %s {_HELD}
+"""
+_KNOWN = """
+SELECT run.worker_id, run.enqueue_dts, run.return_dts, job.worker_pool_id
+FROM server_run AS run JOIN server_job AS job ON job.id = run.job_id WHERE run.id = %s
 """
 _SEQUEL = """
 SELECT
@@ -49,6 +66,20 @@ SELECT
 FROM server_run AS run JOIN server_job AS job ON job.id = run.job_id
 WHERE run.id = %s
 """
+_WORK = """
+SELECT
+    job.id, job.title, job.script_content_partial, template.id, template.body, log.id
+FROM server_run AS run
+JOIN server_job AS job ON job.id = run.job_id
+JOIN server_jobtemplate AS template ON template.id = job.template_id
+LEFT JOIN server_runlog AS log ON log.run_id = run.id
+WHERE run.id = %s
+"""
+_PUT_LOG = """
+INSERT INTO server_runlog (run_id, content)
+SELECT id, %s FROM server_run WHERE id = %s AND (return_dts IS NULL OR ended_by_server)
+ON CONFLICT (run_id) DO UPDATE SET content = excluded.content
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +90,27 @@ class Sequel:
     """Whether a success changes anything but the run: it is none of a job alone."""
     next_run_id: int | None
     """A run of the same job that is due and waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What has to be known of a run before it is changed."""
+
+    pk: int
+    worker_id: int | None
+    is_claimed: bool
+    has_ended: bool
+    pool_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker needs to know of a run that it has claimed."""
+
+    job_id: int
+    job_title: str
+    script: str
+    log_id: int | None
 
 
 def take(run_id: int) -> None:
@@ -83,12 +135,65 @@ def claim(run_id: int, worker_id: int, at: datetime) -> bool:
         return bool(cursor.rowcount)
 
 
+def start(
+    run_id: int, worker_id: int, at: datetime | None, pid: int | None, host: str
+) -> bool:
+    """Note what is given of a start; return False where the worker has not the run."""
+    when = None if at is None else _date(at)
+    with connection.cursor() as cursor:
+        cursor.execute(_START, [when, pid, host or None, run_id, worker_id])
+        return bool(cursor.rowcount)
+
+
+def finish(
+    run_id: int,
+    worker_id: int,
+    at: datetime,
+    success: bool,
+    exit_status: int | None,
+    reason: str,
+) -> bool:
+    """End a run; return False where the worker has it not. The job is locked."""
+    when = _date(at)
+    end = [when, when, success, exit_status, reason, run_id, worker_id]
+    with connection.cursor() as cursor:
+        cursor.execute(_FINISH, end)
+        return bool(cursor.rowcount)
+
+
+def known(run_id: int) -> Known | None:
+    """Return whose a run is and how far it has got, None where there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute(_KNOWN, [run_id])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    worker_id, enqueued, returned, pool_id = row
+    return Known(run_id, worker_id, enqueued is not None, returned is not None, pool_id)
+
+
 def sequel(run_id: int, now: datetime) -> Sequel:
     """Return what comes after the end of a run, whose job is locked."""
     with connection.cursor() as cursor:
         cursor.execute(_SEQUEL, [_date(now), run_id])
         has_more, next_run_id = cursor.fetchone()
     return Sequel(bool(has_more), next_run_id)
+
+
+def work_of(run_id: int) -> Work:
+    """Return the script of a run that there is, and the log that it may have."""
+    with connection.cursor() as cursor:
+        cursor.execute(_WORK, [run_id])
+        job_id, title, content, template_id, body, log_id = cursor.fetchone()
+    script = script_template.script_of(body, content, template_id)
+    return Work(job_id, title, script, log_id)
+
+
+def put_log(run_id: int, content: str) -> bool:
+    """Store the log of a run; return False where it has ended, or there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PUT_LOG, [content, run_id])
+        return bool(cursor.rowcount)
 
 
 def _date(at: datetime) -> object:

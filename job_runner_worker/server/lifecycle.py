@@ -29,6 +29,7 @@ from job_runner_worker.server import chains, job_lock
 from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.notices import (
     KillRequested,
+    LogChanged,
     RunChanged,
     RunDue,
     RunOffered,
@@ -51,11 +52,12 @@ def offer(run_id: int, worker: Worker, at: datetime) -> bool:
     return True
 
 
-def claim(run_id: int, worker: Worker, at: datetime) -> None:
+def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) -> None:
     """Give a run to a worker, unless another has it: Conflict.
 
-    The same worker may repeat its claim until the run has ended. A job is not run
-    twice at once: while another run of it goes on, this one waits (Conflict).
+    The same worker may repeat its claim until the run has ended; with ``is_first``
+    only that very claim, of that time: another host may have the same key. A job is
+    not run twice at once: while another run of it goes on, this one waits (Conflict).
     """
     with transaction.atomic():
         job_lock.take(run_id)
@@ -69,10 +71,12 @@ def claim(run_id: int, worker: Worker, at: datetime) -> None:
         raise Conflict(f"run {run_id} waits for another run of its job")
     if run.worker_id != worker.pk:
         raise Conflict(_is_held(run))
+    if is_first and run.enqueue_dts != at:
+        raise Conflict(f"run {run_id} has been claimed with this key before")
 
 
 def reset(run_id: int, worker: Worker) -> None:
-    """Let a run wait again that its worker hands back; the worker stays noted.
+    """Let a run wait again that its worker hands back; worker and host stay noted.
 
     A run that is to be killed does not wait again: it ends. Raises Conflict where
     the run has ended or another worker holds it.
@@ -82,7 +86,7 @@ def reset(run_id: int, worker: Worker) -> None:
         nothing: dict[str, Any] = dict.fromkeys(
             ("enqueue_dts", "start_dts", "pid", "offered_to", "offered_dts")
         )
-        if not _update(_held(run_id, worker), host="", **nothing):
+        if not _update(_held(run_id, worker), **nothing):
             run = _run(run_id)
             if run.return_dts is not None:
                 raise Conflict(_has_ended(run))
@@ -111,16 +115,9 @@ def start(
     What is not given stays as it was; so does the date once it is set. Raises
     Conflict where the worker does not hold the run or it has ended.
     """
-    values: dict[str, Any] = {}
-    if at is not None:
-        values["start_dts"] = _keep_or("start_dts", at)
-    if pid is not None:
-        values["pid"] = pid
-    if host:
-        values["host"] = host
-    if not values:
+    if at is None and pid is None and not host:
         return
-    if not _update(_held(run_id, worker), **values):
+    if not job_lock.start(run_id, worker.pk, at, pid, host):
         run = _run(run_id)
         raise Conflict(_has_ended(run) if run.return_dts else _is_held(run))
     if at is not None:
@@ -142,14 +139,7 @@ def finish(
     """
     with transaction.atomic():
         job_lock.take(run_id)
-        if _update(
-            _held(run_id, worker),
-            start_dts=_keep_or("start_dts", at),
-            return_dts=at,
-            return_success=success,
-            exit_status=exit_status,
-            reason=reason,
-        ):
+        if job_lock.finish(run_id, worker.pk, at, success, exit_status, reason):
             tell(RunChanged(run_id, "returned", by_worker=True))
             chains.follow(run_id, success)
             return
@@ -195,8 +185,8 @@ def fail_unclaimed(run_id: int, why: str) -> bool:
         return _end_unclaimed(run_id, timezone.now(), why)
 
 
-def request_kill(run_id: int) -> KillRequest:
-    """Ask the worker that holds a run to kill it.
+def request_kill(run_id: int, requested_by: str = "") -> KillRequest:
+    """Ask the worker that holds a run to kill it; ``requested_by`` is for people.
 
     A run that nobody holds ends at once, as failed (KILLED_UNCLAIMED), and the
     request is done. While a request has not reached the worker, it is the one that
@@ -211,10 +201,16 @@ def request_kill(run_id: int) -> KillRequest:
             now = timezone.now()
             _end_unclaimed(run_id, now)
             return KillRequest.objects.create(
-                run=run, schedule_dts=now, enqueue_dts=now, execute_dts=now
+                run=run,
+                requested_by=requested_by,
+                schedule_dts=now,
+                enqueue_dts=now,
+                execute_dts=now,
             )
         pending = run.kill_requests.filter(enqueue_dts=None).first()
-        kill_request: KillRequest = pending or run.kill_requests.create()
+        kill_request: KillRequest = pending or run.kill_requests.create(
+            requested_by=requested_by
+        )
         tell(KillRequested(kill_request.pk))
         return kill_request
 
@@ -241,7 +237,9 @@ def add_log(run_id: int, content: str) -> RunLog:
     _check_may_be_logged(run_id)
     try:
         with transaction.atomic():
-            return RunLog.objects.create(run_id=run_id, content=content)
+            log: RunLog = RunLog.objects.create(run_id=run_id, content=content)
+            tell(LogChanged(run_id))
+            return log
     except IntegrityError as error:
         raise Conflict(f"run {run_id} has a log: change that one") from error
 
@@ -250,13 +248,27 @@ def store_log(run_id: int, content: str) -> RunLog:
     """Return the log of a run with new content, made where there was none.
 
     Raises Conflict where the run has ended, unless it was the server that ended it:
-    its worker may come back and tell what it did.
+    its worker may come back and tell what it did. What is there may be repeated.
     """
-    _check_may_be_logged(run_id)
-    log, _ = RunLog.objects.update_or_create(
-        run_id=run_id, defaults={"content": content}
-    )
-    return log
+    put_log(run_id, content)
+    return RunLog.objects.get(run_id=run_id)
+
+
+def put_log(run_id: int, content: str) -> None:
+    """Store a log as `store_log` does."""
+    if job_lock.put_log(run_id, content):
+        tell(LogChanged(run_id))
+        return
+    log = RunLog.objects.filter(run_id=run_id).first()
+    if log is None or log.content != content:
+        _check_may_be_logged(run_id)
+
+
+def finish_with_log(content: str, run_id: int, worker: Worker, *end: Any) -> None:
+    """End a run as `finish` does, and store its log: both or none."""
+    with transaction.atomic():
+        put_log(run_id, content)
+        finish(run_id, worker, *end)
 
 
 def _check_may_be_logged(run_id: int) -> None:

@@ -1,7 +1,6 @@
 """What the server knows. Runs are moved from state to state by lifecycle alone.
 
-Source of the fields: protocol.md, section 3, and the recorded answers of an original
-server; those below "ours" are not known to an original one.
+Source of the fields: protocol.md, section 3; those below "ours" only we have.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from job_runner_worker.server import script_template
+from job_runner_worker.server import run_indexes, script_template
 from job_runner_worker.server.scheduling import Unit
 from job_runner_worker.server.validators import (
     PLAIN_KEY,
@@ -169,6 +168,12 @@ class Job(_Notified):
         blank=True,
         help_text="Disable the job when it has failed so many times in a row.",
     )
+    host = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        help_text="In cron mode only this host starts its runs.",
+    )
     fail_times = models.PositiveIntegerField(default=0, editable=False)
     schedule_error = models.TextField(blank=True, default="", editable=False)
     """Why there is no next run, though there should be one."""
@@ -177,18 +182,10 @@ class Job(_Notified):
 
     @property
     def script_content(self) -> str:
-        """The script within its template: what a worker runs.
-
-        A template that cannot be rendered gives a script that says so and fails.
-        """
-        try:
-            return script_template.render(
-                self.template.body, self.script_content_partial
-            )
-        except Exception as error:  # a template may raise anything
-            return script_template.failing_script(
-                f"job template {self.template_id}: {error}"
-            )
+        """The script within its template: what a worker runs."""
+        return script_template.script_of(
+            self.template.body, self.script_content_partial, self.template_id
+        )
 
     def clean(self) -> None:
         """Raise ValidationError where two fields do not go together."""
@@ -268,33 +265,7 @@ class Run(models.Model):
                 ),
             ),
         )
-        indexes = (
-            # The broadcaster's question, of which few of a million runs are.
-            models.Index(
-                name="run_waiting",
-                fields=["schedule_dts"],
-                condition=Q(enqueue_dts=None),
-            ),
-            # A worker's question at its start, and the health check's.
-            models.Index(
-                name="run_held",
-                fields=["worker"],
-                condition=Q(enqueue_dts__isnull=False, return_dts=None),
-            ),
-            # One question at each claim and end: what else is there of its job?
-            models.Index(
-                name="run_active_of_job",
-                fields=["job"],
-                condition=Q(enqueue_dts__isnull=False, return_dts=None),
-            ),
-            models.Index(
-                name="run_waiting_of_job",
-                fields=["job", "schedule_dts"],
-                condition=Q(enqueue_dts=None),
-            ),
-            models.Index(name="run_last_of_job", fields=["job", "-return_dts"]),
-            models.Index(name="run_schedule_id", fields=["schedule_id"]),
-        )
+        indexes = run_indexes.ALL
 
     def __str__(self) -> str:
         return f"run {self.pk}"
@@ -319,6 +290,7 @@ class KillRequest(models.Model):
     """Asks the worker that holds a run to kill it."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="kill_requests")
+    requested_by = models.CharField(max_length=150, blank=True, default="")
     schedule_dts = models.DateTimeField(default=timezone.now)
     enqueue_dts = models.DateTimeField(null=True, blank=True)
     execute_dts = models.DateTimeField(null=True, blank=True)

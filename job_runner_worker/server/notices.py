@@ -52,7 +52,21 @@ class KillRequested:
     kill_request_id: int
 
 
-Notice = RunDue | RunChanged | RunOffered | KillRequested
+@dataclass(frozen=True, slots=True)
+class LogChanged:
+    """There is more of a run's log."""
+
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PingRequested:
+    """Somebody wants to know whether a worker answers."""
+
+    api_key: str
+
+
+Notice = RunDue | RunChanged | RunOffered | KillRequested | LogChanged | PingRequested
 Listener = Callable[[Notice], None]
 
 _listeners: list[Listener] = []

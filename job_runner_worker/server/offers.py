@@ -9,8 +9,9 @@ also the bound for an original worker, which claims whatever it hears.
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,8 +20,8 @@ from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from job_runner_worker.server import lifecycle
-from job_runner_worker.server.health import is_silent
 from job_runner_worker.server.models import Run, Worker
+from job_runner_worker.server.pulse import Pulse
 
 OFFER_SECONDS = 5.0
 DEFAULT_SLOTS = 4
@@ -60,9 +61,12 @@ class OfferBook:
     """The offers that stand. Of what it remembers, nothing is needed for long."""
 
     def __init__(
-        self, choose: Callable[[Sequence[Candidate]], Candidate] = random.choice
+        self,
+        choose: Callable[[Sequence[Candidate]], Candidate] = random.choice,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._choose = choose
+        self._pulse = Pulse(monotonic)
         self._standing: dict[int, Offer] = {}
         self._lapsed: dict[int, None] = {}
         """Runs that a worker with free slots did not claim: others go first."""
@@ -75,7 +79,8 @@ class OfferBook:
         self._lapsed.pop(run_id, None)
 
     def drop(self, api_key: str) -> None:
-        """Note that a worker did not hear what it was offered."""
+        """Note that a worker did not hear what it was offered, nor pings."""
+        self._pulse.begin_again(api_key)
         for offer in tuple(self._standing.values()):
             if offer.api_key == api_key:
                 del self._standing[offer.run_id]
@@ -84,14 +89,14 @@ class OfferBook:
         """Return when the next offer ends."""
         return min((offer.until for offer in self._standing.values()), default=None)
 
-    def make(self, now: datetime, listening: Mapping[str, datetime]) -> list[Offer]:
+    def make(self, now: datetime, listening: Collection[str]) -> list[Offer]:
         """Return new offers of due runs, noted in the database.
 
-        ``listening``: the keys of workers that hear what is sent, and since when.
+        ``listening``: the keys of workers that hear what is sent.
         """
         with transaction.atomic():
             self._refresh(now)
-            candidates = self._candidates(now, listening)
+            candidates = self._candidates(listening)
             self._let_lapse(now, candidates)
             made = []
             self.is_short = False
@@ -112,14 +117,12 @@ class OfferBook:
     def _refresh(self, now: datetime) -> None:
         """Learn what others have offered; nobody else does where there is one book."""
 
-    def _candidates(
-        self, now: datetime, listening: Mapping[str, datetime]
-    ) -> dict[int, Candidate]:
+    def _candidates(self, listening: Collection[str]) -> dict[int, Candidate]:
         workers = Worker.objects.filter(api_key__in=listening, enqueue_is_enabled=True)
         found = {
             each.pk: _candidate(each)
             for each in workers
-            if not is_silent(each, listening[each.api_key], now)
+            if not self._pulse.is_silent(each)
         }
         if not found:
             return found
@@ -146,7 +149,8 @@ class OfferBook:
         by_key = {each.worker.api_key: each for each in candidates.values()}
         standing: Counter[str] = Counter()
         for offer in tuple(self._standing.values()):
-            if offer.until > now:
+            # One that holds longer than any can was made before the clock went back.
+            if now < offer.until <= now + 2 * _OFFER:
                 standing[offer.api_key] += 1
                 continue
             del self._standing[offer.run_id]
@@ -233,6 +237,16 @@ def _pools(candidates: Iterable[Candidate]) -> set[int]:
 
 
 def _waiting(now: datetime) -> QuerySet[Run, dict[str, Any]]:
+    """Return runs that are due and may be offered: not to hosts, which ask."""
+    return (
+        due(now)
+        .filter(Q(host="") | Q(worker__isnull=False))
+        .order_by("schedule_dts", "id")
+        .values("id", "worker", "offered_to", "job", "schedule_id", "job__worker_pool")
+    )
+
+
+def due(now: datetime) -> QuerySet[Run]:
     """Return runs that are due; a manual run minds no switch but those of workers.
 
     Those of a job that is run just now wait, but for runs that were scheduled together.
@@ -245,14 +259,10 @@ def _waiting(now: datetime) -> QuerySet[Run, dict[str, Any]]:
     others = Run.objects.filter(
         job=OuterRef("job"), enqueue_dts__isnull=False, return_dts=None
     ).exclude(schedule_id=OuterRef("schedule_id"))
-    return (
-        Run.objects.filter(
-            enabled,
-            ~Exists(others),
-            enqueue_dts=None,
-            return_dts=None,
-            schedule_dts__lte=now,
-        )
-        .order_by("schedule_dts", "id")
-        .values("id", "worker", "offered_to", "job", "schedule_id", "job__worker_pool")
+    return Run.objects.filter(
+        enabled,
+        ~Exists(others),
+        enqueue_dts=None,
+        return_dts=None,
+        schedule_dts__lte=now,
     )

@@ -290,6 +290,7 @@ def _jobs_below(row: Model) -> QuerySet[Job]:
 
 def _make(job: Job, workers: Iterable[Worker | None], **values: Any) -> list[Run]:
     runs: list[Run] = []
+    values["host"] = job.host
     with transaction.atomic():
         for worker in workers:
             if runs:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from job_runner_worker.data_folder import DataFolder
 from job_runner_worker.errors import ConfigError
+from job_runner_worker.server import proxy
 
 DATABASE_VARIABLE = "JOB_RUNNER_DATABASE"
 MAIL_VARIABLE = "JOB_RUNNER_MAIL"
@@ -29,6 +30,7 @@ def configure(folder: DataFolder, arguments: argparse.Namespace) -> None:
         arguments.database or os.environ.get(DATABASE_VARIABLE) or None,
         allowed_hosts=_allowed_hosts(arguments),
         TIME_ZONE=_time_zone(arguments.time_zone),
+        **proxy.settings_of(arguments),
         **django_settings.mail(
             arguments.mail or os.environ.get(MAIL_VARIABLE) or None,
             arguments.mail_from,
@@ -53,11 +55,12 @@ def prepare(folder: DataFolder, arguments: argparse.Namespace) -> None:
     try:
         parts.check_database(arguments.only, connection.vendor)
         _try_postgresql()
-        if arguments.migrate:
-            tables.migrate()
-        else:
-            tables.make_or_check()
-        password = bootstrap.first_objects(folder)
+        with tables.alone():
+            if arguments.migrate:
+                tables.migrate()
+            else:
+                tables.make_or_check()
+            password = bootstrap.first_objects(folder)
     except (Error, ImproperlyConfigured) as error:
         raise ConfigError(f"the database cannot be used: {error}") from error
     finally:

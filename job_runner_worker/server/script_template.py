@@ -15,6 +15,17 @@ def render(body: str, content: str) -> str:
     return str(compiled(body).render(Context({"content": content})))
 
 
+def script_of(body: str, content: str, template_id: int) -> str:
+    """Return what a worker runs.
+
+    A template that cannot be rendered gives a script that says so and fails.
+    """
+    try:
+        return render(body, content)
+    except Exception as error:  # a template may raise anything
+        return failing_script(f"job template {template_id}: {error}")
+
+
 def failing_script(message: str) -> str:
     """Return a script that says why it fails."""
     return f"#!/bin/sh\ncat <<'END_OF_MESSAGE'\n{message}\nEND_OF_MESSAGE\nexit 1\n"

@@ -26,6 +26,7 @@ from job_runner_worker.server.models import (
 )
 
 API_ROOT = "/api/v1/"
+BATCH_URI = "/api/v1/batch/"
 MAX_ID = 2**63 - 1
 MAX_INTEGER = 2**31 - 1
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -182,6 +183,11 @@ class WorkerSerializer(TitledResource):
     ping_response_dts = Date(read_only=True)
     worker_version = Text(read_only=True)
     concurrent_jobs = Whole(read_only=True)
+    batch_uri = serializers.SerializerMethodField()
+
+    def get_batch_uri(self, worker: Any) -> str:
+        """Return where a worker may send many requests at once."""
+        return BATCH_URI
 
 
 class WorkerChange(serializers.Serializer):
@@ -227,6 +233,7 @@ class JobSerializer(TitledResource):
     )
     run_on_all_workers = YesNo(default=False)
     schedule_children_on_error = YesNo(default=False)
+    host = Text(default="", allow_blank=True, max_length=255)
     script_content = serializers.CharField(read_only=True)
     script_content_partial = Text()
     worker_pool = Uri("worker_pool", queryset=WorkerPool.objects.all())
@@ -251,7 +258,7 @@ class RunSerializer(Resource):
     # ours
     exit_status = Whole(read_only=True)
     reason = Text(read_only=True)
-    host = Text(read_only=True)
+    host = Text(default="", allow_blank=True, max_length=255)
     late_return_dts = Date(read_only=True)
     late_return_success = YesNo(read_only=True, allow_null=True)
     late_exit_status = Whole(read_only=True)
@@ -277,6 +284,9 @@ class RunChange(serializers.Serializer):
     )
     reason = Text(allow_blank=True, required=False)
     host = Text(allow_blank=True, required=False, max_length=255)
+    # between our worker and our server
+    with_job = YesNo(required=False, help_text="Answer a first claim with the job.")
+    log = Text(allow_blank=True, required=False, help_text="The log, with the end.")
 
 
 class RunLogSerializer(Resource):
@@ -299,6 +309,7 @@ class KillRequestSerializer(Resource):
     RESOURCE = "kill_request"
     enqueue_dts = Date(read_only=True)
     execute_dts = Date(read_only=True)
+    requested_by = Text(read_only=True)
     run = Uri("run", queryset=Run.objects.all())
     schedule_dts = Date(read_only=True)
 

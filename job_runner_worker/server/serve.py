@@ -15,12 +15,12 @@ import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from job_runner_worker import __version__, data_folder, worker_log
 from job_runner_worker.data_folder import DataFolder, write_json
 from job_runner_worker.errors import ConfigError
-from job_runner_worker.server import parts, preparation, upkeep
+from job_runner_worker.server import parts, preparation, proxy, upkeep
 from job_runner_worker.server.preparation import (
     DATABASE_VARIABLE as DATABASE_VARIABLE,
 )
@@ -29,7 +29,13 @@ from job_runner_worker.server.preparation import MAIL_VARIABLE as MAIL_VARIABLE
 
 EVENTS_PATH = "/ws/events/"
 EXTRA = "job-runner-worker[server]"
-_NEEDED = ("cronsim", "django", "rest_framework", "drf_spectacular", "wsproto")
+if TYPE_CHECKING:
+    from job_runner_worker.server.composition import Server
+
+_NEEDED = (
+    *("axes", "cronsim", "django", "drf_spectacular", "markdown_it"),
+    *("rest_framework", "wsproto"),
+)
 _PORT_HELP = "port for %s (default %%(default)s; 0: any free one)"
 _log = logging.getLogger(__name__)
 
@@ -94,6 +100,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         " `signature = sha256`, which cannot be replayed",
     )
     parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="encrypt orders and events, for workers whose keys stand in DIR/curve/"
+        "workers; original workers cannot connect then",
+    )
+    parser.add_argument(
         "--mail",
         metavar="URL",
         help="the mail server: smtp://host:port, smtps:// or smtp+starttls:// (default:"
@@ -112,6 +124,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of jobs that have none of their own, such as Europe/Amsterdam (default"
         " %(default)s)",
     )
+    proxy.add_arguments(parser)
+    upkeep.add_retention(parser)
     for name, port, what in (
         ("http", 8000, "the REST API and the dashboard"),
         ("broadcast", 5556, "orders to workers"),
@@ -188,16 +202,23 @@ def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
     import gevent
     import gevent.event
 
+    from job_runner_worker.server import curve_guard, retention
     from job_runner_worker.server.composition import Server
 
     stop = gevent.event.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
     only = arguments.only
-    server = Server(arguments.bind, ports_of(arguments), only or parts.PARTS)
+    server = Server(
+        arguments.bind,
+        ports_of(arguments),
+        retention.of(arguments),
+        only or parts.PARTS,
+        curve_guard.opened(folder.path) if arguments.curve else None,
+    )
     try:
         server.start()
-        _publish_addresses(folder, arguments.bind, server.ports, only)
+        _publish_addresses(folder, arguments.bind, server, only)
         stop.wait()
         _log.info("stopping")
     finally:
@@ -209,7 +230,7 @@ def _serve(folder: DataFolder, arguments: argparse.Namespace) -> int:
 
 
 def _publish_addresses(
-    folder: DataFolder, bind: str, ports: Ports, only: tuple[str, ...] | None
+    folder: DataFolder, bind: str, server: Server, only: tuple[str, ...] | None
 ) -> None:
     """Say where the server is: to people, to the worker here, to the command line.
 
@@ -221,9 +242,10 @@ def _publish_addresses(
     from job_runner_worker.server import bootstrap
     from job_runner_worker.server.binding import bracketed
 
+    ports, guard = server.ports, server.guard
     host = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(bind, bind)
     url = f"http://{bracketed(host)}:{ports.http}"
-    addresses = bootstrap.Addresses(url, host, ports.broadcast, ports.events)
+    addresses = bootstrap.Addresses(url, host, ports.broadcast, ports.events, guard)
     if not only:
         bootstrap.write_worker_ini(folder, addresses)
     if not only or parts.WEB in only:

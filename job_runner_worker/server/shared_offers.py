@@ -39,6 +39,8 @@ class SharedOfferBook(OfferBook):
             enqueue_dts=None,
             return_dts=None,
             offered_dts__gt=now - (holds_until(now) - now),
+            # What was noted before the clock went back does not hold.
+            offered_dts__lte=holds_until(now),
         )
         for run_id, api_key, at, job_id, schedule_id in rows.order_by().values_list(
             "id", "offered_to__api_key", "offered_dts", "job", "schedule_id"

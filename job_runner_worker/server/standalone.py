@@ -26,7 +26,7 @@ from gevent import queue
 
 from job_runner_worker import backoff, worker_log
 from job_runner_worker.data_folder import DataFolder, read_json, write_json
-from job_runner_worker.server import serve
+from job_runner_worker.server import proxy, serve, upkeep
 
 STOP_SECONDS = 20.0
 """How long a process may take that has been told to stop at once."""
@@ -124,9 +124,12 @@ class Standalone:
             f"--data={folder.path}",
             f"--bind={arguments.bind}",
             *(["--no-sha1"] if arguments.no_sha1 else []),
+            *(["--curve"] if arguments.curve else []),
             f"--mail-from={arguments.mail_from}",
             f"--time-zone={arguments.time_zone}",
             *(f"--allowed-host={name}" for name in arguments.allowed_host),
+            *proxy.words(arguments),
+            *upkeep.retention_words(arguments),
         ]
         ports = serve.ports_of(arguments).arguments()
         self._server = Child("server", [*self._server_words, *ports], self._told)

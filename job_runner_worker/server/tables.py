@@ -24,7 +24,7 @@ def migrate() -> int:
 
     Raises ConfigError where they are of a newer version.
     """
-    with _alone():
+    with alone():
         missing = _missing()
         if missing:
             call_command("migrate", interactive=False, verbosity=0)
@@ -37,7 +37,7 @@ def make_or_check() -> None:
     A server is new as long as it has neither a worker nor a user: a first start that
     is cut short can be repeated.
     """
-    with _alone():
+    with alone():
         missing = _missing()
         if not missing:
             return
@@ -51,8 +51,11 @@ def make_or_check() -> None:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Let no other process look or change meanwhile. SQLite's folder is locked."""
+def alone() -> Iterator[None]:
+    """Let no other process make tables or first objects meanwhile.
+
+    SQLite's folder is locked anyway.
+    """
     if connection.vendor != "postgresql":
         yield
         return

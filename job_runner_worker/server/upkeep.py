@@ -14,6 +14,9 @@ from typing import Any
 
 from job_runner_worker.errors import ConfigError
 
+ORIGINAL_VARIABLE = "JOB_RUNNER_ORIGINAL"
+NIGHTLY_DAYS = 180
+NIGHTLY_KEEP_RUNS = 100
 BATCH_RUNS = 500
 """So many are deleted in one transaction: nobody waits long."""
 
@@ -23,24 +26,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         nargs="?",
-        choices=("migrate", "prune", "backup"),
-        help="instead of serving: bring the tables up to date, delete old runs, or save"
-        " the database in FILE",
+        choices=tuple(_ACTIONS),
+        help="instead of serving: bring the tables up to date; delete old runs; save"
+        " the database in FILE; look whether these options are safe for a server that"
+        " others reach; take over what an original Job-Runner knows",
     )
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE")
     parser.add_argument(
-        "--keep-runs",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="prune: keep the latest N of each job (default %(default)s)",
+        "target",
+        nargs="?",
+        metavar="FILE|URL",
+        help="backup: the file to make; import-job-runner: the original's database,"
+        " sqlite:///PATH, postgresql://user@host/name or mysql://user@host/name (or in"
+        f" ${ORIGINAL_VARIABLE}, with a password better there)",
     )
+
+
+def add_retention(parser: argparse.ArgumentParser) -> None:
+    """Add what says which runs are deleted: by prune, and every night."""
     parser.add_argument(
         "--older-than",
         type=_natural,
         metavar="DAYS",
-        help="prune: delete what has ended before so many days",
+        help="delete runs that ended before so many days: every night (default"
+        f" {NIGHTLY_DAYS}), or with `server prune` now",
     )
+    parser.add_argument(
+        "--keep-runs",
+        type=_natural,
+        metavar="N",
+        help=f"but keep the latest N of each job (default: {NIGHTLY_KEEP_RUNS} every"
+        " night, none with `server prune`)",
+    )
+    parser.add_argument(
+        "--no-prune", action="store_true", help="delete nothing in the night"
+    )
+
+
+def retention_words(arguments: argparse.Namespace) -> list[str]:
+    """Return the same options for another command line."""
+    words = ["--no-prune"] if arguments.no_prune else []
+    if arguments.older_than is not None:
+        words.append(f"--older-than={arguments.older_than}")
+    if arguments.keep_runs is not None:
+        words.append(f"--keep-runs={arguments.keep_runs}")
+    return words
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,9 +92,9 @@ def _migrate(arguments: argparse.Namespace) -> str:
 
 def _backup(arguments: argparse.Namespace) -> str:
     _require_database()
-    if arguments.file is None:
+    if arguments.target is None:
         raise ConfigError("server backup: say in which FILE")
-    path = Path(arguments.file)
+    path = Path(arguments.target)
     backup(path)
     return f"saved in {path}"
 
@@ -74,8 +103,30 @@ def _prune(arguments: argparse.Namespace) -> str:
     _require_database()
     if arguments.older_than is None:
         raise ConfigError("server prune: say --older-than how many DAYS")
-    count = prune(arguments.keep_runs, timedelta(days=arguments.older_than))
+    count = prune(arguments.keep_runs or 0, timedelta(days=arguments.older_than))
     return f"{count} runs are deleted"
+
+
+def _import(arguments: argparse.Namespace) -> str:
+    from job_runner_worker.server import original_tables, tables, takeover
+
+    url = arguments.target or os.environ.get(ORIGINAL_VARIABLE)
+    if not url:
+        raise ConfigError("server import-job-runner: say from which database URL")
+    with original_tables.opened(url) as original:
+        tables.make_or_check()
+        counts = takeover.take_over(original)
+    return "\n".join(f"{count:9} {what}" for what, count in counts.items())
+
+
+def _check(arguments: argparse.Namespace) -> str:
+    from django.core.management import CommandError, call_command
+
+    try:
+        call_command("check", deploy=True, fail_level="WARNING")
+    except CommandError as error:
+        raise ConfigError(f"server check: {error}") from error
+    return "as it should be"
 
 
 def _require_database() -> None:
@@ -86,10 +137,13 @@ def _require_database() -> None:
         raise ConfigError(f"there is no database {name}: say where with --data")
 
 
-def prune(keep_runs: int, older_than: timedelta) -> int:
+def prune(
+    keep_runs: int, older_than: timedelta, pause: Callable[[], object] = lambda: None
+) -> int:
     """Delete runs that ended so long ago; return how many.
 
     The latest ``keep_runs`` that have ended of each job are kept however old they are.
+    ``pause`` is called between two transactions.
     """
     from django.utils import timezone
 
@@ -105,6 +159,7 @@ def prune(keep_runs: int, older_than: timedelta) -> int:
         while batch := list(old.values_list("pk", flat=True)[:BATCH_RUNS]):
             Run.objects.filter(pk__in=batch).delete()
             count += len(batch)
+            pause()
     return count
 
 
@@ -169,6 +224,8 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "migrate": _migrate,
     "backup": _backup,
     "prune": _prune,
+    "check": _check,
+    "import-job-runner": _import,
 }
-ALONE = ("migrate",)
+ALONE = ("migrate", "import-job-runner")
 """What is not done while a server uses the folder."""

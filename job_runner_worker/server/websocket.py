@@ -136,8 +136,10 @@ class Client:
                     return
                 self._queue(events.Ping())
                 continue
+            if not data:
+                return
             heard = time.monotonic()
-            self._protocol.receive_data(data or None)
+            self._protocol.receive_data(data)
             for event in self._protocol.events():
                 # What a browser says is not for us; only its pings and its goodbye.
                 if isinstance(event, events.Message):

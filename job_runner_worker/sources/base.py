@@ -31,6 +31,8 @@ class Offer:
     log_uri: str | None
     holder: Holder
     ended: bool
+    is_seen: bool = True
+    """False: the sender has not been asked yet; the claim will bring the rest."""
 
 
 class Source:
@@ -61,12 +63,21 @@ class Source:
     def wait_until_listening(self) -> None:
         """Return when orders are heard; at once where nobody can tell."""
 
+    def offered(self, run_id: int) -> Offer:
+        """Return what is known of a run that is about to be claimed.
+
+        By default the sender is asked. A source whose claims bring all that a look
+        would, and are refused where anybody has the run, may do without (`Offer`
+        that is not seen).
+        """
+        return self.look(run_id)
+
     def look(self, run_id: int, *, patient: bool = False) -> Offer:
         """Return what the sender says of a run now.
 
-        Called before every claim, when a claim got no answer, and for every run
-        taken up from an earlier worker (then ``patient``: wait for the sender for
-        as long as it takes).
+        Called before a claim, when one got no answer, and for every run taken up from
+        an earlier worker (then ``patient``: wait for the sender for as long as it
+        takes).
         """
         raise NotImplementedError
 
@@ -78,7 +89,10 @@ class Source:
         raise NotImplementedError
 
     def fetch(self, offer: Offer) -> Run:
-        """Return the run with its script. Waits for the sender."""
+        """Return the run with its script. Waits for the sender.
+
+        Called while the claim is under way; after it where the offer was not seen.
+        """
         raise NotImplementedError
 
     def unfinished(self) -> list[Offer]:

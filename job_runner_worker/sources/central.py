@@ -15,6 +15,9 @@ FAMILY = ("broadcast", "channel", "polling")
 class Claims(Protocol):
     """The part of claims.CentralClaims that a source of central orders needs."""
 
+    def offered(self, run_id: int) -> Offer:
+        """See sources.base.Source."""
+
     def look(self, run_id: int, *, patient: bool) -> Offer:
         """See sources.base.Source."""
 
@@ -45,6 +48,10 @@ class CentralSource(Source):
     def takes_up(self, name: str) -> bool:
         """See sources.base.Source. By which way a run came does not matter later."""
         return name in FAMILY
+
+    def offered(self, run_id: int) -> Offer:
+        """See sources.base.Source."""
+        return self._claims.offered(run_id)
 
     def look(self, run_id: int, *, patient: bool = False) -> Offer:
         """See sources.base.Source."""

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import gevent
 from gevent import queue
 from wsproto import ConnectionType, WSConnection, events
+from wsproto.connection import ConnectionState
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
@@ -89,9 +90,11 @@ class Link:
             elif isinstance(event, events.Ping):
                 self._queue(event.response())
             elif isinstance(event, events.CloseConnection):
-                with suppress(LocalProtocolError):
-                    self._queue(event.response())
                 why = f" ({event.reason[:80]!a})" if event.reason else ""
+                if self._protocol.state is not ConnectionState.REMOTE_CLOSING:
+                    # What wsproto itself makes of a frame that is none.
+                    raise LinkError(f"no WebSocket any more{why}")
+                self._queue(event.response())
                 raise LinkError(f"closed by the server, code {event.code}{why}")
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Any
@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 import gevent
 from gevent._hub_local import get_hub_if_exists
 
+from job_runner_worker.central_api import is_transient
 from job_runner_worker.errors import ApiError
 from job_runner_worker.testing import tables
+from job_runner_worker.testing.batch_rest import BatchRest, answered, items_in
 from job_runner_worker.testing.faults import Fault, Faults
 from job_runner_worker.testing.rest import (
     JSON_TYPE,
@@ -52,6 +54,8 @@ class Request:
     carried_out: bool
     run_id: int | None
     monotonic_seconds: float
+    is_item: bool = False
+    """Whether it came within a batch, which is a request of its own."""
 
     def __str__(self) -> str:
         """One line for messages."""
@@ -63,7 +67,8 @@ class FakeApi(ServerState):
     """The central server of one worker (or more: `add_worker`), without sockets.
 
     ``original`` chooses between the answers of an original server (naive local dates,
-    500 to a second run_log, claims overwritten) and those of ours (400 and 409).
+    500 to a second run_log, claims overwritten) and those of ours (400 and 409). With
+    ``batches`` it also speaks what ours says to our worker alone (then it is ours).
 
     It is used in two ways. `handle` takes signed requests, as a web server gets them.
     `get`, `patch` and `post` are the interface of the worker's ApiClient, for tests
@@ -77,19 +82,21 @@ class FakeApi(ServerState):
         api_key: str = "testworker",
         secret: str = "verysecret",
         original: bool = True,
+        batches: bool = False,
         server_timezone: tzinfo = tables.SERVER_TIMEZONE,
     ) -> None:
         super().__init__(
             api_key=api_key,
             secret=secret,
-            original=original,
+            original=original and not batches,
+            batches=batches,
             server_timezone=server_timezone,
         )
         self.faults = Faults()
         self.requests: list[Request] = []
         self.down = False
         """While set no request is carried out and none gets an answer."""
-        self._rest = Rest(self._tables)
+        self._rest = BatchRest(self._tables) if batches else Rest(self._tables)
         self._closed = threading.Event()
 
     # The REST interface.
@@ -146,6 +153,11 @@ class FakeApi(ServerState):
         found = self.requests_like("PATCH", rf"/run/{run_id}/$")
         return [request.body for request in found]
 
+    def count_http(self) -> int:
+        """Return how many HTTP requests there were: what a batch holds is one."""
+        with self._changed:
+            return sum(not request.is_item for request in self.requests)
+
     def requests_per_run(self) -> Counter[int]:
         """Return how many requests were about each run: itself, its job, its log."""
         with self._changed:
@@ -158,6 +170,17 @@ class FakeApi(ServerState):
 
     def _last_events(self) -> list[str]:
         return [str(request) for request in self.requests[-12:]]
+
+    def ask(self, path: str, body: bytes) -> Row:
+        """POST an object and return the one in the answer, as ApiClient does."""
+        headers = {"content-type": JSON_TYPE}
+        asked = Asked("POST", path, headers, body, self.api_key)
+        answer = self._handle(asked)
+        error = _error_in(asked, answer, done=200)
+        if error is not None:
+            raise error
+        shown: Row = json.loads(answer.body)
+        return shown
 
     def _asked(self, method: str, path: str, fields: Mapping[str, object]) -> Asked:
         body = json.dumps(fields).encode("utf-8")
@@ -183,26 +206,71 @@ class FakeApi(ServerState):
             self._pause(PAUSE_SECONDS)
 
     def _handle(self, asked: Asked) -> Answer:
+        items = self._items_in(asked)
         with self._changed:
-            fault = self.faults.take(asked.method, asked.target, asked.body)
-        if fault is not None and fault.kind == "delay":
-            self._pause(fault.seconds)
+            faults = [self._fault_of(each) for each in (asked, *items)]
+        for fault in faults:
+            if fault is not None and fault.kind == "delay":
+                self._pause(fault.seconds)
         with self.changing():
-            answer, carried_out = self._answer(asked, fault)
-            self.requests.append(
-                Request(
-                    asked.method,
-                    asked.target,
-                    _parsed(asked.body),
-                    None if answer.is_cut else answer.status or None,
-                    carried_out,
-                    self._run_id_of(asked),
-                    time.monotonic(),
-                )
-            )
-        return answer
+            if items:
+                return self._answer_batch(asked, items, faults)
+            return self._answer_one(asked, faults[0])[0]
 
-    def _answer(self, asked: Asked, fault: Fault | None) -> tuple[Answer, bool]:
+    def _items_in(self, asked: Asked) -> list[Asked]:
+        """Return what is asked for in a batch that is taken, none for all else."""
+        if asked.path != tables.BATCH_PATH or not self.takes_batches:
+            return []
+        worker = self._rest.caller(asked)
+        return items_in(asked, worker["api_key"]) if worker else []
+
+    def _fault_of(self, asked: Asked) -> Fault | None:
+        if self.faults.is_empty:
+            return None
+        return self.faults.take(asked.method, asked.target, asked.content())
+
+    def _answer_batch(
+        self, asked: Asked, items: list[Asked], faults: list[Fault | None]
+    ) -> Answer:
+        """Carry out items until one of them takes the connection with it."""
+        answers: list[Answer] = []
+
+        def carry_out(_: Asked) -> Answer:
+            for item, fault in zip(items, faults[1:], strict=True):
+                answers.append(self._answer_one(item, fault, is_item=True)[0])
+                if answers[-1].is_lost or answers[-1].is_cut:
+                    return answers[-1]
+            return answered(answers)
+
+        return self._answer_one(asked, faults[0], carry_out)[0]
+
+    def _answer_one(
+        self,
+        asked: Asked,
+        fault: Fault | None,
+        carry_out: Callable[[Asked], Answer] | None = None,
+        *,
+        is_item: bool = False,
+    ) -> tuple[Answer, bool]:
+        """Answer a request and remember it."""
+        answer, carried_out = self._answer(asked, fault, carry_out or self._rest.answer)
+        self.requests.append(
+            Request(
+                asked.method,
+                asked.target,
+                asked.fields if is_item else _parsed(asked.body),
+                None if answer.is_cut else answer.status or None,
+                carried_out,
+                self._run_id_of(asked),
+                time.monotonic(),
+                is_item,
+            )
+        )
+        return answer, carried_out
+
+    def _answer(
+        self, asked: Asked, fault: Fault | None, carry_out: Callable[[Asked], Answer]
+    ) -> tuple[Answer, bool]:
         """Return what the client gets, and whether the request was carried out."""
         kind = "drop" if self.down else fault.kind if fault else "delay"
         if kind == "drop":
@@ -214,7 +282,7 @@ class FakeApi(ServerState):
             instead = Answer(fault.status, fault.headers, fault.body)
         if kind == "status":
             return instead, False
-        answer = self._rest.answer(asked)
+        answer = carry_out(asked)
         carried_out = answer.status < 300
         if kind == "truncate":
             return replace(answer, is_cut=True), carried_out
@@ -224,7 +292,7 @@ class FakeApi(ServerState):
         """Return the run that a request is about: itself, its job or its log."""
         match = re.fullmatch(r".*/(run|job|run_log)/(\d+)/", asked.path)
         if match is None:
-            fields = _parsed(asked.body)
+            fields = asked.fields or _parsed(asked.body)
             uri = fields.get("run") if isinstance(fields, dict) else None
             return tables.id_in(uri) if isinstance(uri, str) else None
         resource, row_id = match[1], int(match[2])
@@ -250,18 +318,21 @@ def _parsed(body: bytes) -> Any:
         return body.decode("utf-8", "replace")
 
 
-def _error_in(asked: Asked, answer: Answer) -> ApiError | None:
+def _error_in(asked: Asked, answer: Answer, done: int | None = None) -> ApiError | None:
     """Return what ApiClient would raise, None where the request was carried out."""
     name = f"{asked.method} {asked.target}"
     if answer.is_lost or answer.is_cut:
         return ApiError(f"{name}: no answer", transient=True)
     if 200 <= answer.status < 300:
         is_json = answer.headers.get("content-type") == JSON_TYPE
-        if answer.status == _DONE[asked.method] and (asked.method != "GET" or is_json):
+        needs_json = asked.method == "GET" or done is not None
+        if answer.status == (done or _DONE[asked.method]) and (
+            is_json or not needs_json
+        ):
             return None
         message = f"{name}: answered {answer.status} and not as a server does"
         return ApiError(message, transient=True)
-    transient = answer.status >= 500 or answer.status in (408, 425, 429)
+    transient = is_transient(answer.status)
     retry_after = answer.headers.get("retry-after", "")
     return ApiError(
         f"{name}: {answer.status}",

@@ -82,6 +82,11 @@ class Faults:
         """Let nothing go wrong any more."""
         self._faults.clear()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing goes wrong any more."""
+        return all(fault.is_over for fault in self._faults)
+
     def take(self, method: str, path: str, body: bytes) -> Fault | None:
         """Return what happens to a request, and count it."""
         for fault in tuple(self._faults):

@@ -70,6 +70,12 @@ class Asked:
     body: bytes
     caller: str | None = None
     """The worker's key where no signature is needed to know it."""
+    fields: Any = None
+    """The JSON of an item of a batch, which has no ``body``."""
+
+    def content(self) -> bytes:
+        """Return the body, also of an item of a batch."""
+        return self.body if self.fields is None else json.dumps(self.fields).encode()
 
     @property
     def path(self) -> str:
@@ -104,17 +110,17 @@ class Rest:
             text = ",".join(allowed)
             body = b"" if asked.method == "HEAD" else text.encode()
             return Answer(405, {**_HTML, "allow": text}, body)
-        worker = self._caller(asked)
+        worker = self.caller(asked)
         if worker is None:
             return Answer(401, _HTML)
         try:
             return self._carry_out(asked, worker, resource, row_id)
         except Refusal as refusal:
-            return _json(refusal.status, refusal.payload)
+            return json_answer(refusal.status, refusal.payload)
         except WrongType as error:
             return self._wrong(str(error))
 
-    def _caller(self, asked: Asked) -> Row | None:
+    def caller(self, asked: Asked) -> Row | None:
         """Return the worker that signed a request, None where nobody did."""
         if asked.caller is not None:
             return self._tables.worker_of(asked.caller)
@@ -140,7 +146,7 @@ class Rest:
             fields = self._fields_in(asked)
             return self._create(asked, resource, fields)
         if not row_id.isdigit():
-            return _json(404, {"error_message": _ERROR_MESSAGE})
+            return json_answer(404, {"error_message": _ERROR_MESSAGE})
         row = self._tables.rows[resource].get(int(row_id))
         if row is None:
             return Answer(404, _HTML)
@@ -149,15 +155,15 @@ class Rest:
         if asked.method == "GET":
             if resource == "job" and row["id"] in self._tables.jobs_of_another_pool:
                 return Answer(401, _HTML)
-            return _json(200, self._tables.show(row))
-        return self._change(resource, row, self._fields_in(asked), worker)
+            return json_answer(200, self._tables.show(row))
+        return self.change(resource, row, self._fields_in(asked), worker)
 
     def _fields_in(self, asked: Asked) -> dict[str, object]:
         content_type = asked.headers.get("content-type", "").partition(";")[0]
         if content_type.strip() != JSON_TYPE:
             raise WrongType("`Content-Type` must be application/json")
         try:
-            fields = json.loads(asked.body.decode("utf-8"))
+            fields = asked.fields or json.loads(asked.body.decode("utf-8"))
         except ValueError as error:
             raise WrongType(f"the body is not JSON in UTF-8: {error}") from error
         if not isinstance(fields, dict):
@@ -166,8 +172,8 @@ class Rest:
 
     def _wrong(self, message: str) -> Answer:
         if self._tables.original:
-            return _json(500, {"error_message": _ERROR_MESSAGE})
-        return _json(400, {"error": message})
+            return json_answer(500, {"error_message": _ERROR_MESSAGE})
+        return json_answer(400, {"error": message})
 
     def _list(self, asked: Asked, worker: Row, resource: str) -> Answer:
         pairs = parse_qsl(asked.query, keep_blank_values=True)
@@ -195,7 +201,7 @@ class Rest:
             "total_count": len(rows),
         }
         shown = [self._tables.show(row) for row in rows[offset:end]]
-        return _json(200, {"meta": meta, "objects": shown})
+        return json_answer(200, {"meta": meta, "objects": shown})
 
     def _matching(self, resource: str, query: Mapping[str, str]) -> list[Row]:
         rows = list(self._tables.rows[resource].values())
@@ -216,7 +222,7 @@ class Rest:
             return Answer(401, _HTML)
         values = self._tables.read_fields(resource, fields)
         if values.get("run") is None:
-            return _json(404, {"error_message": _ERROR_MESSAGE})
+            return json_answer(404, {"error_message": _ERROR_MESSAGE})
         run = self._tables.rows["run"][tables.id_in(values["run"])]
         if resource == "kill_request":
             row_id = self._tables.add(
@@ -224,21 +230,23 @@ class Rest:
             )
         else:
             if run["run_log"] is not None:
-                return self._conflict("this run has a log: PATCH that one")
+                return self.conflict("this run has a log: PATCH that one")
             row_id = self._tables.add("run_log", {"content": "", **values})
             run["run_log"] = tables.uri_of("run_log", row_id)
         host = asked.headers.get("host", "server")
         location = f"http://{host}{tables.uri_of(resource, row_id)}"
         return Answer(201, {**_HTML, "location": location})
 
-    def _conflict(self, message: str) -> Answer:
+    def conflict(self, message: str) -> Answer:
+        """Return what says that a row is not in the state for something."""
         if self._tables.original:
-            return _json(500, {"error_message": _ERROR_MESSAGE})
-        return _json(409, {"error": message})
+            return json_answer(500, {"error_message": _ERROR_MESSAGE})
+        return json_answer(409, {"error": message})
 
-    def _change(
+    def change(
         self, resource: str, row: Row, fields: Mapping[str, object], worker: Row
     ) -> Answer:
+        """Change a row as its worker says."""
         values = self._tables.read_fields(resource, fields)
         if values.pop("id", row["id"]) != row["id"]:
             return Answer(401, _HTML)
@@ -268,13 +276,13 @@ class Rest:
         if values.get("enqueue_dts") is not None and run["enqueue_dts"] is not None:
             if run["worker"] == me:
                 return Answer(202, _HTML)
-            return self._conflict("another worker has claimed this run")
+            return self.conflict("another worker has claimed this run")
         if ends and run["return_dts"] is not None:
             if self._tables.ended_by.get(run["id"]) == me:
                 return Answer(202, _HTML)
-            return self._conflict("this run has ended")
+            return self.conflict("this run has ended")
         if ends and run["enqueue_dts"] is None and not values.get("enqueue_dts"):
-            return self._conflict("this run is not claimed: claim it first")
+            return self.conflict("this run is not claimed: claim it first")
         return None
 
 
@@ -321,7 +329,8 @@ def _natural(name: str, text: str) -> int:
     return number
 
 
-def _json(status: int, payload: object) -> Answer:
+def json_answer(status: int, payload: object) -> Answer:
+    """Return an answer that is JSON."""
     text = json.dumps(payload, ensure_ascii=False)
     return Answer(status, _JSON, text.encode("utf-8"))
 

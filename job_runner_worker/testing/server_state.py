@@ -27,13 +27,30 @@ class ServerState:
     """
 
     def __init__(
-        self, *, api_key: str, secret: str, original: bool, server_timezone: tzinfo
+        self,
+        *,
+        api_key: str,
+        secret: str,
+        original: bool,
+        batches: bool,
+        server_timezone: tzinfo,
     ) -> None:
         self.api_key = api_key
         self.secret = secret
         self._tables = Tables(original=original, server_timezone=server_timezone)
+        self._tables.takes_batches = batches
         self._changed = threading.Condition(threading.RLock())
         self.add_worker(api_key, secret)
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether batches are taken; workers are told so when they start."""
+        return self._tables.takes_batches
+
+    @takes_batches.setter
+    def takes_batches(self, takes_batches: bool) -> None:
+        with self.changing():
+            self._tables.takes_batches = takes_batches
 
     def add_worker(self, api_key: str, secret: str, title: str = "") -> int:
         """Add a worker and return its id."""
@@ -41,6 +58,8 @@ class ServerState:
             self._tables.secrets[api_key] = secret
             row_id = max(self._tables.rows["worker"], default=0) + 1
             fields = tables.new_worker(api_key, title or f"Worker {row_id}")
+            if self._tables.takes_batches:
+                fields["batch_uri"] = tables.BATCH_PATH
             return self._tables.add("worker", fields)
 
     def add_job(

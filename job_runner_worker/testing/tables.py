@@ -15,6 +15,7 @@ from typing import Any
 Row = dict[str, Any]
 
 API_ROOT = "/api/v1/"
+BATCH_PATH = "/api/v1/batch/"
 SERVER_TIMEZONE = timezone(timedelta(hours=1))
 """Where the recorded server stood: Amsterdam in winter."""
 
@@ -48,6 +49,7 @@ class Tables:
         self.rows: dict[str, dict[int, Row]] = {
             name: {} for name in ("worker", "job", "run", "run_log", "kill_request")
         }
+        self.takes_batches = False
         self.secrets: dict[str, str] = {}
         self.jobs_of_another_pool: set[int] = set()
         self.ended_by: dict[int, str] = {}

@@ -286,6 +286,25 @@ def test_the_next_worker_takes_up_a_run_that_was_left_in_the_middle_of_a_kill(tr
     assert script.end().exit_status == 5
 
 
+def test_the_next_worker_ends_whom_a_kill_cut_short_has_spared(tracked):
+    executor = tracked.executor()
+    script = tracked.start("#!/bin/sh\nsleep 60\nexit 5\n", executor)
+    script.wait_for_members(2)
+    shim, main = script.folder.shim(), script.folder.script_process().script
+    script.folder.update_note(kill_requests=(1,), kill_reason="a reason")
+    executor.close()
+    # A kill stops the shim and begins with the oldest; then this worker dies.
+    send_signal(shim, signal.SIGSTOP)
+    eventually(lambda: is_stopped(shim), "the shim is stopped")
+    send_signal(main, signal.SIGTERM)
+    eventually(lambda: not is_alive(main), "the script's end")
+    assert len(script.members()) == 1
+    again = tracked.executor().attach(script.folder.run, script.folder)
+    outcome = replace(script, execution=again).end()
+    assert (outcome.exit_status, outcome.reason) == (TERMINATED, "a reason")
+    assert not script.members()
+
+
 def test_a_kill_by_the_next_worker_ends_the_tree(tracked):
     executor = tracked.executor()
     script = tracked.start(f"#!/bin/sh\n{DAEMON}; sleep 60\n", executor)

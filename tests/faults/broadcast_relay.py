@@ -29,6 +29,7 @@ class BroadcastRelay:
         self.port = 0
         self._dice = random.Random(f"{seed} relay")
         self._heard: deque[list[bytes]] = deque(maxlen=MAX_REMEMBERED)
+        self._to_say: deque[list[bytes]] = deque()
         self._context = zmq.Context()
         self._stopping = threading.Event()
         self._restart = threading.Event()
@@ -52,6 +53,10 @@ class BroadcastRelay:
         self._restart.set()
         assert self._ready.wait(LIMIT_SECONDS)
         self.restarts += 1
+
+    def say(self, frames: list[bytes]) -> None:
+        """Send something that no server has sent."""
+        self._to_say.append(frames)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -90,6 +95,8 @@ class BroadcastRelay:
         poller.register(server, zmq.POLLIN)
         while not (self._stopping.is_set() or self._restart.is_set()):
             ready = dict(poller.poll(POLL_MILLISECONDS))
+            while self._to_say:
+                workers.send_multipart(self._to_say.popleft())
             if workers in ready:
                 server.send_multipart(workers.recv_multipart())
             if server in ready:

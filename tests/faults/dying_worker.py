@@ -12,19 +12,22 @@ from gevent import monkey
 if __name__ == "__main__":
     monkey.patch_all()
 
+import contextlib
 import functools
-import http.client
+import json
 import os
+import posix
 import re
 import signal
 import sys
 from collections import Counter
 
 import gevent.socket
-import requests.adapters
 
-from job_runner_worker import cli
+from job_runner_worker import cli, private_files
 
+_TCP = (gevent.socket.AF_INET, gevent.socket.AF_INET6)
+_REQUEST = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.1\r\n.*?\r\n\r\n(.*)", re.DOTALL)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -99,16 +102,31 @@ class Steps:
         what = self.describe_path("rename", source, src_dir_fd)
         return what and f"{what} to {os.path.basename(target).lstrip('0123456789')}"
 
-    def describe_request(self, adapter, request, **_):
-        body = (request.body or b"").decode("utf-8", "replace")
-        path = request.path_url
-        if not self.about.search(f"{path} {body}"):
+    def describe_request(self, sock, content, *_, **__):
+        """Of a request with several items, name those that are about the run."""
+        found = _REQUEST.match(bytes(content)) if sock.family in _TCP else None
+        if found is None:
             return None
-        return f"{request.method} {self.numbers.sub('N', path)}"
+        method, path, body = (
+            part.decode("utf-8", "replace") for part in found.groups()
+        )
+        asked = [{"method": method, "path": path, "body": body}]
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            asked = json.loads(body)["items"]
+        names = [
+            f"{each['method']} {self.numbers.sub('N', each['path'])}"
+            for each in asked
+            if self.about.search(f"{each['path']} {each.get('body')}")
+        ]
+        return " + ".join(names) or None
 
-    def describe_wait(self, connection, *_, **__):
-        """The request has been sent and is not answered."""
-        return "wait for an answer" if self.is_under_way else None
+    def describe_wait(self, sock, *_, **__):
+        """A request has been sent and is not answered."""
+        is_tcp = sock.family in _TCP
+        return "wait for an answer" if is_tcp and self.is_under_way else None
+
+    def describe_signal(self, _descriptor, number, *_):
+        return f"signal {signal.Signals(number).name}" if self.is_under_way else None
 
     def describe_helper(self, name):
         def describe(sock, *_, **__):
@@ -122,12 +140,17 @@ def install(steps):
     for name in ("mkdir", "mkfifo", "unlink", "rmdir", "chmod"):
         steps.wrap(os, name, steps.describe_file(name))
     steps.wrap(os, "open", steps.describe_open)
-    steps.wrap(os, "write", steps.describe_write)
+    for module in (os, posix):
+        steps.wrap(module, "write", steps.describe_write)
+    steps.wrap(private_files, "_write_all", steps.describe_write)
     steps.wrap(os, "rename", steps.describe_rename)
-    steps.wrap(requests.adapters.HTTPAdapter, "send", steps.describe_request)
-    steps.wrap(http.client.HTTPConnection, "getresponse", steps.describe_wait)
-    steps.wrap(gevent.socket.socket, "send", steps.describe_helper("ask the helper"))
-    steps.wrap(gevent.socket.socket, "recv", steps.describe_helper("hear the helper"))
+    steps.wrap(signal, "pidfd_send_signal", steps.describe_signal)
+    socket = gevent.socket.socket
+    steps.wrap(socket, "sendall", steps.describe_request)
+    steps.wrap(socket, "recv", steps.describe_wait)
+    steps.wrap(socket, "send", steps.describe_helper("ask the helper"))
+    for name in ("recv", "recvmsg"):
+        steps.wrap(socket, name, steps.describe_helper("hear the helper"))
 
 
 if __name__ == "__main__":

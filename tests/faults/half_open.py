@@ -25,6 +25,7 @@ class HalfOpenProxy:
         self.port: int = self._listener.getsockname()[1]
         self.accepted = 0
         self._pairs: dict[socket.socket, socket.socket] = {}
+        self._clients: set[socket.socket] = set()
         self._frozen: list[socket.socket] = []
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
@@ -51,6 +52,13 @@ class HalfOpenProxy:
                 self._selector.unregister(end)
                 self._frozen.append(end)
             self._pairs.clear()
+
+    def inject(self, content: bytes) -> None:
+        """Say something to every client, as if its server had."""
+        with self._lock:
+            for client in self._clients & self._pairs.keys():
+                with suppress(OSError):
+                    client.sendall(content)
 
     def move(self, target_port: int | None) -> None:
         """Cut every connection; from now on forward elsewhere, or nowhere."""
@@ -81,6 +89,7 @@ class HalfOpenProxy:
             client.close()
             return
         self.accepted += 1
+        self._clients.add(client)
         self._pairs.update({client: server, server: client})
         for end in (client, server):
             self._selector.register(end, selectors.EVENT_READ)

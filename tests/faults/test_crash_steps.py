@@ -155,6 +155,8 @@ def test_at_whatever_step_the_worker_dies_the_run_runs_once_and_is_reported_as_i
         lives = Lives(server, workers, ledger, tmp_path)
         _, _, recorded = lives.live(kind)
         assert len(recorded) > 20, recorded
+        kinds = {step.partition(" ")[0] for step in recorded}
+        assert kinds >= {"GET", "PATCH", "POST", "wait", "open", "write", "ask"}
         died = {}
         never = []
         for place in drawn(recorded, seed):

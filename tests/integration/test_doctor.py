@@ -21,6 +21,7 @@ from job_runner_worker.testing import StandInServer
 pytestmark = pytest.mark.integration
 
 CHECKS = [
+    "configuration",
     "API and key",
     "clock",
     "orders",

@@ -23,7 +23,8 @@ from standalone import (  # noqa: E402
     Standalone,
 )
 
-from job_runner_worker.data_folder import read_json  # noqa: E402
+from job_runner_worker import curve  # noqa: E402
+from job_runner_worker.data_folder import read_json, write_private  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -110,6 +111,10 @@ def test_a_run_is_killed_from_the_command_line(shared, script, gate):
     _, err = follower.communicate(timeout=LIMIT_SECONDS)
     assert follower.returncode == 1
     assert "killed on request" in err
+    last_line = shared.call("log", run_id)[1].splitlines()[-1]
+    assert re.fullmatch(
+        r"\[job_runner_worker\] killed on request \d+ by admin", last_line
+    )
     assert shared.call("kill", run_id)[0] == 1
 
 
@@ -131,9 +136,11 @@ def test_a_run_may_be_for_one_host(shared, script):
     (worker,) = json.loads(shared.call("workers", "--json")[1])
 
     assert shared.call("submit", "--follow", "--host", worker["title"], path)[0] == 0
-    status, _, err = shared.call("submit", "--host", "elsewhere", path)
-    assert (status, err.count("\n")) == (1, 1)
+    status, out, err = shared.call("submit", "--host", "elsewhere", path)
+    assert (status, err.count("\n")) == (0, 1)
     assert "has no worker 'elsewhere'" in err
+    assert "waits for `launch-scheduled`" in err
+    assert shared.call("kill", out.split()[1])[0] == 0
 
 
 def test_workers_are_shown_with_their_answers(shared):
@@ -325,3 +332,53 @@ def test_a_database_that_cannot_be_used_is_one_line(tmp_path, url, what):
 
     assert len(found.lines) == 1
     assert what in found.lines[0]
+
+
+def doctor_of(found, **options):
+    """Return what the doctor says of the worker, with other settings."""
+    path = found.folder.path / "doctor.ini"
+    lines = found.folder.worker_ini.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.split(" =")[0] not in options]
+    kept += [f"{name} = {value}\n" for name, value in options.items() if value]
+    write_private(path, "".join(kept))
+    done = subprocess.run(
+        [*COMMAND, "doctor", "--config-path", path],
+        env=ENVIRON,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS * 2,
+    )
+    return done.stdout
+
+
+def test_with_curve_orders_and_events_are_encrypted_and_the_doctor_knows(data, script):
+    with Standalone(data, "--curve") as found:
+        found.wait_for(r"For workers: curve_server_key = (.{40})$")
+        found.wait_until_ready()
+        path = script("#!/bin/sh\necho one")
+
+        assert found.call("submit", "--follow", path)[:2] == (0, "one\n")
+        good = doctor_of(found)
+        wrong = doctor_of(found, curve_server_key=curve.generate().public)
+        plain = doctor_of(found, curve_server_key="", curve_key_file="")
+
+    assert "FAILED" not in good
+    assert len(re.findall("^ok .* accepts connections, encrypted$", good, re.M)) == 2
+    for name in ("orders", "events"):
+        assert f"FAILED  {name}: 127.0.0.1 port" in wrong
+        assert f"FAILED  {name}: 127.0.0.1 port" in plain
+    assert wrong.count("the server refuses the keys: curve_server_key has to be") == 2
+    assert plain.count("does it want curve_server_key?") == 2
+
+
+def test_after_curve_a_server_without_it_serves_its_worker_again(data, script):
+    for words in (["--curve"], []):
+        with Standalone(data, *words) as found:
+            found.wait_until_ready()
+            path = script("#!/bin/sh\necho one")
+            assert found.call("submit", "--follow", path)[:2] == (0, "one\n")
+            found.signal(signal.SIGTERM)
+            assert found.wait() == 0
+        assert ("curve_server_key" in found.folder.worker_ini.read_text()) is bool(
+            words
+        )

@@ -19,6 +19,8 @@ OURS_ON_RUN = {
     "late_exit_status",
 }
 """Fields of a run that an original server does not have."""
+OURS_ON_JOB = {"host"}
+OURS = {"run": OURS_ON_RUN, "job": OURS_ON_JOB, "worker": {"batch_uri"}}
 _AMSTERDAM = timezone(timedelta(hours=1))
 _RESOURCE = re.compile(r"/api/v1/(\w+)/(\d+)/")
 

@@ -30,13 +30,15 @@ def mode_of(path):
 
 def test_a_new_server_has_something_to_work_with(folder):
     from django.contrib.auth import authenticate
+    from django.http import HttpRequest
 
     from job_runner_worker.server import bootstrap
     from job_runner_worker.server.models import JobTemplate, Worker
 
     password = bootstrap.first_objects(folder)
 
-    assert authenticate(username="admin", password=password).is_superuser
+    user = authenticate(HttpRequest(), username="admin", password=password)
+    assert user.is_superuser
     assert json.loads(folder.admin_json.read_text())["password"] == password
     assert mode_of(folder.admin_json) == 0o600
     worker = Worker.objects.get()
@@ -161,3 +163,16 @@ def test_without_an_administrator_the_command_line_gets_nothing(folder, addresse
     bootstrap.write_client_json(folder, addresses)
 
     assert not folder.client_json.exists()
+
+
+def test_a_server_with_workers_and_nobody_to_log_in_gets_an_administrator(folder, site):
+    from django.contrib.auth.models import User
+
+    from job_runner_worker.server import bootstrap
+    from job_runner_worker.server.models import Project
+
+    projects = Project.objects.count()
+    assert bootstrap.first_objects(folder)
+    assert User.objects.get().is_superuser
+    assert Project.objects.count() == projects
+    assert bootstrap.first_objects(folder) is None

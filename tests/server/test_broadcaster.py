@@ -94,6 +94,19 @@ def test_who_subscribes_is_pinged_and_offered_what_waits(site, listen):
     assert worker.heard() == enqueue(run)
 
 
+def test_who_is_asked_for_is_pinged_at_once_and_nobody_else(site, listen):
+    from job_runner_worker.server import notices
+
+    asked, other = listen(), listen("worker2")
+    assert (asked.heard(), other.heard()) == (PING, PING)
+
+    notices.publish(notices.PingRequested("testworker"))
+    notices.publish(notices.PingRequested("nobody"))
+
+    assert asked.heard(1.0) == PING
+    assert other.hears_nothing()
+
+
 def test_a_run_is_offered_as_soon_as_it_is_due(site, listen):
     worker = listen()
     assert worker.heard() == PING
@@ -145,9 +158,10 @@ def test_a_kill_order_names_the_run_and_is_repeated_until_it_is_taken(
     worker = listen()
     assert worker.heard() == PING
 
-    kill = lifecycle.request_kill(run.pk)
+    kill = lifecycle.request_kill(run.pk, "an admin")
 
     order = {"action": "kill", "kill_request_id": kill.pk, "run_id": run.pk}
+    order["requested_by"] = "an admin"
     assert [worker.heard() for _ in range(3)] == [order] * 3
     lifecycle.kill_enqueued(kill.pk, now)
     assert worker.hears_nothing(0.7)

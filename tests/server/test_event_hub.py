@@ -196,6 +196,18 @@ def test_a_browser_that_says_goodbye_is_forgotten(sockets, browse):
     until(lambda: len(sockets) == 0)
 
 
+def test_a_browser_that_is_gone_before_it_is_answered_holds_nobody_up(sockets, port):
+    protocol_of_it = WSConnection(ConnectionType.CLIENT)
+    browser = socket.create_connection(("127.0.0.1", port), LIMIT_SECONDS)
+    browser.sendall(protocol_of_it.send(events.Request("127.0.0.1", "/open/")))
+    browser.close()
+
+    other = Browser(port, "/open/")
+    assert isinstance(other.answer, events.AcceptConnection)
+    other.close()
+    until(lambda: len(sockets) == 0)
+
+
 def test_what_a_browser_says_is_ignored_but_for_its_pings(sockets, browse):
     browser = browse()
     browser.send(events.TextMessage("x" * 100_000))

@@ -19,18 +19,24 @@ def began():
 
 
 @pytest.fixture
-def check(began):
+def check(site):
     """Return a function that checks as long after the start as it is told."""
     from job_runner_worker.server.health import HealthCheck
 
-    moment = [began]
-    health = HealthCheck(lambda: moment[0])
+    clock = [0.0]
+    health = HealthCheck(lambda: clock[0])
+    health.check()
 
     def check(after):
-        moment[0] = began + after
+        clock[0] = after.total_seconds()
         return health.check()
 
     return check
+
+
+def answers(worker, at):
+    worker.ping_response_dts = at
+    worker.save()
 
 
 def claimed(site, at):
@@ -57,8 +63,8 @@ def test_the_runs_of_a_silent_worker_fail(site, began, check, heard):
 
 def test_a_worker_that_answers_keeps_its_runs(site, began, check):
     claimed(site, began)
-    site.worker.ping_response_dts = began + timedelta(seconds=600)
-    site.worker.save()
+    answers(site.worker, began)
+    assert check(timedelta(seconds=600)) == []
 
     assert check(LIMIT + SECOND) == []
     assert check(timedelta(seconds=600) + LIMIT) == []
@@ -66,11 +72,27 @@ def test_a_worker_that_answers_keeps_its_runs(site, began, check):
 
 
 def test_silence_from_before_the_server_started_says_nothing(site, began, check):
-    site.worker.ping_response_dts = began - timedelta(days=3)
-    site.worker.save()
+    answers(site.worker, began - timedelta(days=3))
     claimed(site, began)
 
     assert check(LIMIT) == []
+
+
+@pytest.mark.parametrize("hours", [-1, 1, 24 * 3650])
+def test_a_worker_s_clock_and_the_server_s_may_be_wrong_and_jump(
+    site, began, check, monkeypatch, hours
+):
+    from django.utils import timezone
+
+    claimed(site, began)
+    wrong = began + timedelta(hours=hours)
+    for minutes in range(5, 60, 5):
+        # The worker's clock is wrong, and once it is put right.
+        answers(site.worker, (wrong if minutes < 30 else began) + minutes * 60 * SECOND)
+        assert check(minutes * 60 * SECOND) == []
+    monkeypatch.setattr(timezone, "now", lambda: wrong)
+    assert check(55 * 60 * SECOND + LIMIT) == []
+    assert len(check(55 * 60 * SECOND + LIMIT + SECOND)) == 1
 
 
 def test_what_a_silent_worker_does_not_hold_is_left_alone(site, began, check):
@@ -97,11 +119,10 @@ def test_the_run_that_only_a_silent_worker_may_do_fails_when_it_is_due(
     from job_runner_worker.server import planning
 
     site.pool.workers.add(site.other_worker)
-    site.other_worker.ping_response_dts = began + LIMIT
-    site.other_worker.save()
     planning.run_now(site.job(run_on_all_workers=True))
     run = site.worker.runs.get()
 
+    answers(site.other_worker, began)
     assert check(LIMIT) == []
     assert check(LIMIT + SECOND) == [run.pk]
     run.refresh_from_db()

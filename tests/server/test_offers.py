@@ -37,8 +37,8 @@ def seconds(number):
     return timedelta(seconds=number)
 
 
-def listening(now, *workers):
-    return {worker.api_key: now for worker in workers}
+def listening(*workers):
+    return {worker.api_key for worker in workers}
 
 
 def keys(offers):
@@ -52,7 +52,7 @@ def ids(offers):
 def test_a_due_run_is_offered_to_one_worker_and_noted(pair, book, now):
     run = pair.run(at=now)
 
-    (offer,) = book.make(now, listening(now, pair.worker, pair.second))
+    (offer,) = book.make(now, listening(pair.worker, pair.second))
 
     run.refresh_from_db()
     assert offer.run_id == run.pk
@@ -63,7 +63,7 @@ def test_a_due_run_is_offered_to_one_worker_and_noted(pair, book, now):
 
 def test_while_an_offer_stands_nobody_else_is_asked(pair, book, now):
     pair.run(at=now)
-    there = listening(now, pair.worker, pair.second)
+    there = listening(pair.worker, pair.second)
     book.make(now, there)
 
     assert book.make(now + seconds(4.9), there) == []
@@ -73,7 +73,7 @@ def test_after_five_seconds_another_worker_is_asked_and_then_the_first_again(
     pair, book, now
 ):
     pair.run(at=now)
-    there = listening(now, pair.worker, pair.second)
+    there = listening(pair.worker, pair.second)
     asked = [keys(book.make(now + seconds(5 * each), there))[0] for each in range(4)]
 
     assert asked[0] != asked[1]
@@ -82,7 +82,7 @@ def test_after_five_seconds_another_worker_is_asked_and_then_the_first_again(
 
 def test_the_only_worker_is_asked_again_every_five_seconds(site, book, now):
     run = site.run(at=now)
-    there = listening(now, site.worker)
+    there = listening(site.worker)
 
     for turn in range(4):
         assert ids(book.make(now + seconds(5 * turn), there)) == [run.pk]
@@ -91,7 +91,7 @@ def test_the_only_worker_is_asked_again_every_five_seconds(site, book, now):
 
 def test_a_claimed_run_is_offered_no_more(site, book, now):
     run = site.run(at=now)
-    there = listening(now, site.worker)
+    there = listening(site.worker)
     book.make(now, there)
     lifecycle.claim(run.pk, site.worker, now)
     book.forget(run.pk)
@@ -106,16 +106,16 @@ def test_a_run_whose_time_has_not_come_waits(site, book, now):
     later = now + timedelta(minutes=5)
     run = site.run(at=later)
 
-    assert book.make(now, listening(now, site.worker)) == []
+    assert book.make(now, listening(site.worker)) == []
     assert next_due(now) == later
-    assert ids(book.make(later, listening(later, site.worker))) == [run.pk]
+    assert ids(book.make(later, listening(site.worker))) == [run.pk]
     assert next_due(later) is None
 
 
 def test_runs_are_offered_in_the_order_they_are_due(site, book, now):
     late, early = site.run(at=now), site.run(at=now - seconds(60))
 
-    assert ids(book.make(now, listening(now, site.worker))) == [early.pk, late.pk]
+    assert ids(book.make(now, listening(site.worker))) == [early.pk, late.pk]
 
 
 def test_a_worker_that_does_not_listen_is_offered_nothing(site, book, now):
@@ -134,7 +134,7 @@ def test_nothing_is_offered_below_a_switch_that_is_off(site, book, now, switch):
     owner.enqueue_is_enabled = False
     owner.save()
 
-    assert book.make(now, listening(now, site.worker)) == []
+    assert book.make(now, listening(site.worker)) == []
 
 
 @pytest.mark.parametrize(("switch", "count"), [("job", 1), ("project", 1), ("pool", 0)])
@@ -147,20 +147,20 @@ def test_a_manual_run_minds_only_the_switches_of_workers(
     owner.enqueue_is_enabled = False
     owner.save()
 
-    assert len(book.make(now, listening(now, site.worker))) == count
+    assert len(book.make(now, listening(site.worker))) == count
 
 
 def test_a_worker_of_another_pool_is_offered_nothing(site, book, now):
     site.run(at=now)
 
-    assert book.make(now, listening(now, site.other_worker)) == []
+    assert book.make(now, listening(site.other_worker)) == []
 
 
 def test_a_run_for_one_worker_is_offered_to_no_other(pair, book, now):
     run = pair.run(at=now, worker=pair.second)
 
-    assert book.make(now, listening(now, pair.worker)) == []
-    both = listening(now, pair.worker, pair.second)
+    assert book.make(now, listening(pair.worker)) == []
+    both = listening(pair.worker, pair.second)
     for turn in range(3):
         offers = book.make(now + seconds(5 * turn), both)
         assert (ids(offers), keys(offers)) == ([run.pk], ["second"])
@@ -174,7 +174,7 @@ def test_a_free_worker_is_preferred_to_a_busy_one(pair, book, now):
     for _ in range(3):
         pair.run(at=now)
 
-    offers = book.make(now, listening(now, pair.worker, pair.second))
+    offers = book.make(now, listening(pair.worker, pair.second))
 
     assert keys(offers) == ["second"] * 3
 
@@ -183,7 +183,7 @@ def test_a_worker_is_offered_its_slots_and_as_much_again(site, book, now):
     site.worker.concurrent_jobs = 2
     site.worker.save()
     runs = [site.run(at=now) for _ in range(6)]
-    there = listening(now, site.worker)
+    there = listening(site.worker)
 
     assert ids(book.make(now, there)) == [run.pk for run in runs[:4]]
     assert book.is_short
@@ -202,7 +202,7 @@ def test_a_busy_pool_does_not_keep_another_waiting(site, book, now):
         site.run(at=now - seconds(60))
     run = site.run(site.job(other=True), at=now)
 
-    offers = book.make(now, listening(now, site.worker, site.other_worker))
+    offers = book.make(now, listening(site.worker, site.other_worker))
 
     assert keys(offers).count("testworker") == 2
     assert ids(offers)[-1] == run.pk
@@ -213,30 +213,61 @@ def test_runs_that_a_free_worker_leaves_alone_let_others_pass(site, book, now):
     site.worker.save()
     stuck = [site.run(at=now - seconds(60)) for _ in range(2)]
     fresh = [site.run(at=now) for _ in range(2)]
-    there = listening(now, site.worker)
+    there = listening(site.worker)
     assert ids(book.make(now, there)) == [run.pk for run in stuck]
 
     assert ids(book.make(now + seconds(5), there)) == [run.pk for run in fresh]
     assert len(book.make(now + seconds(10), there)) == 2
 
 
+def test_an_offer_does_not_stand_for_an_hour_when_the_clock_is_put_back(
+    site, book, now
+):
+    run = site.run(at=now - timedelta(hours=2))
+    there = listening(site.worker)
+    assert ids(book.make(now, there)) == [run.pk]
+
+    assert ids(book.make(now - timedelta(hours=1), there)) == [run.pk]
+
+
 def test_what_a_worker_could_not_hear_is_offered_again_at_once(site, book, now):
     run = site.run(at=now)
-    book.make(now, listening(now, site.worker))
+    book.make(now, listening(site.worker))
 
     book.drop("testworker")
 
-    assert ids(book.make(now + seconds(1), listening(now, site.worker))) == [run.pk]
+    assert ids(book.make(now + seconds(1), listening(site.worker))) == [run.pk]
 
 
-def test_a_worker_that_has_not_answered_pings_is_offered_nothing(site, book, now):
-    site.worker.ping_response_dts = now - timedelta(hours=1)
-    site.worker.save()
+def test_a_worker_that_does_not_answer_pings_is_offered_nothing(site, now):
+    from job_runner_worker.server.offers import OfferBook
+
+    clock = [0.0]
+    book = OfferBook(monotonic=lambda: clock[0])
     site.run(at=now)
-    long_ago = now - timedelta(minutes=20)
+    site.run(at=now + seconds(1))
+    there = listening(site.worker)
+    assert len(book.make(now, there)) == 1
 
-    assert book.make(now, listening(long_ago, site.worker)) == []
-    assert book.make(now, listening(now, site.worker))
+    clock[0] = 916.0
+    assert book.make(now + seconds(10), there) == []
+
+    site.worker.ping_response_dts = now - timedelta(hours=1)  # its clock is wrong
+    site.worker.save()
+    assert len(book.make(now + seconds(10), there)) == 2
+
+
+def test_a_worker_that_subscribes_anew_has_not_been_silent(site, now):
+    from job_runner_worker.server.offers import OfferBook
+
+    clock = [0.0]
+    book = OfferBook(monotonic=lambda: clock[0])
+    site.run(at=now)
+    book.make(now, listening(site.worker))
+    clock[0] = 916.0
+    book.drop("testworker")
+
+    assert len(book.make(now + seconds(10), listening(site.worker))) == 1
 
 
 def test_a_run_that_is_handed_back_is_offered_to_its_worker_again(pair, book, now):
@@ -244,5 +275,5 @@ def test_a_run_that_is_handed_back_is_offered_to_its_worker_again(pair, book, no
     lifecycle.claim(run.pk, pair.worker, now)
     lifecycle.reset(run.pk, pair.worker)
 
-    both = listening(now, pair.worker, pair.second)
+    both = listening(pair.worker, pair.second)
     assert keys(book.make(now, both)) == ["testworker"]

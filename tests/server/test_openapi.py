@@ -19,6 +19,7 @@ OPERATIONS = {
     "/api/v1/run_log/": {"get", "post"},
     "/api/v1/worker/{row_id}/": {"get", "patch"},
     "/api/v1/project/": {"get"},
+    "/api/v1/batch/": {"post"},
 }
 
 
@@ -30,7 +31,7 @@ def document(wire):
 
 
 def test_the_document_names_every_resource_and_its_methods(document):
-    assert len(document["paths"]) == 18
+    assert len(document["paths"]) == 19
     for path, methods in OPERATIONS.items():
         assert set(document["paths"][path]) == methods
     parameters = document["paths"]["/api/v1/run/"]["get"]["parameters"]

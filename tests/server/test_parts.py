@@ -22,16 +22,13 @@ from job_runner_worker.server import bus, lifecycle
 from job_runner_worker.server.models import Worker
 from server.test_real_server import Listener
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize("database", ["postgresql"], indirect=True),
+]
 RUNS = 200
 QUIET_SECONDS = 1.0
 SCRIPT = "#!/bin/sh\necho from another process\n"
-
-
-@pytest.fixture(autouse=True)
-def only_postgresql(request, database):
-    if database.kind == "sqlite" and "several" in request.fixturenames:
-        pytest.skip("with SQLite a server is one process")
 
 
 class Part(Standalone):
@@ -56,11 +53,12 @@ def several(database, tmp_path):
     """Start processes with the parts that are named, all at one database."""
     with contextlib.ExitStack() as stack:
 
-        def start(parts):
+        def start(parts, waits=True):
             words = [f"--database={database.url}", f"--only={parts}"]
             part = Part(tmp_path / "data", *words, command="server")
             found = stack.enter_context(part)
-            found.wait_for("Job-Runner server")
+            if waits:
+                found.wait_for("Job-Runner server")
             return found
 
         yield start
@@ -222,6 +220,17 @@ def test_a_worker_runs_scripts_for_a_server_of_five_processes(site, several, tmp
         assert worker.wait() == os.EX_OK
 
     assert log.stdout == "from another process\n"
+
+
+def test_parts_that_start_at_once_make_the_first_objects_once(several):
+    User.objects.all().delete()
+    first = several("web", waits=False), several("health", waits=False)
+    for part in first:
+        part.wait_for("Job-Runner server")
+
+    told = [line for part in first for line in part.lines if "password" in line]
+    assert len(told) == 1
+    assert User.objects.count() == Worker.objects.count() == 1
 
 
 def test_parts_stop_when_they_are_told_to(several):

@@ -90,7 +90,7 @@ def test_the_next_run_is_made_when_the_one_before_is_offered(site):
     try:
         make_due(job)
         now = timezone.now()
-        OfferBook().make(now, {site.worker.api_key: now})
+        OfferBook().make(now, {site.worker.api_key})
         with gevent.Timeout(LIMIT_SECONDS):
             while len(runs_of(job)) < 2:
                 gevent.sleep(0.01)
@@ -138,7 +138,7 @@ def test_a_job_that_takes_longer_than_its_interval_waits_for_itself(site, heard)
     lifecycle.claim(first.pk, site.worker, now)
     (second,) = planning.plan(job.pk)
     make_due(job)
-    book, listening = OfferBook(), {site.worker.api_key: now}
+    book, listening = OfferBook(), {site.worker.api_key}
 
     assert book.make(now, listening) == []
     with pytest.raises(Conflict, match="waits for another run of its job"):
@@ -157,7 +157,7 @@ def test_of_two_waiting_runs_of_a_job_one_is_offered(site):
     job = site.job()
     first, other = (site.run(job, at=now), site.run(job, at=now))
     third = site.run(at=now)
-    book, listening = OfferBook(), {site.worker.api_key: now}
+    book, listening = OfferBook(), {site.worker.api_key}
 
     offered = [offer.run_id for offer in book.make(now, listening)]
 
@@ -265,7 +265,7 @@ def test_a_run_by_hand_is_of_a_disabled_job_too_with_or_without_children(site):
     assert (run.is_manual, run.schedule_children) == (True, False)
     assert planning.run_now(job).schedule_children
     now = timezone.now()
-    offers = OfferBook().make(now, {site.worker.api_key: now})
+    offers = OfferBook().make(now, {site.worker.api_key})
     assert [offer.run_id for offer in offers] == [run.pk]
 
 

@@ -101,15 +101,38 @@ def test_the_servers_own_command_line_does_not_tell_the_databases_url(server):
     assert not any(word.startswith("--database") for word in words)
 
 
-def test_somebody_who_is_logged_in_hears_of_runs(server, script):
+def heard_until_the_end(listener):
+    """What is said of one run: (kind, event) of each, and the ids of runs."""
+    found = []
+    while not found or found[-1]["event"] != "returned":
+        found.append(json.loads(listener.next().data))
+    said = [(each["kind"], each["event"]) for each in found]
+    return said, {each["run_id"] for each in found}
+
+
+def test_somebody_who_is_logged_in_hears_of_runs_and_of_their_logs(server, script):
     with Listener(server.ports["http"], server.cookie) as listener:
         assert isinstance(listener.next(), events.AcceptConnection)
         number = json.loads(server.call("submit", "--json", script)[1])["run"]
+        said, run_ids = heard_until_the_end(listener)
 
-        heard = [json.loads(listener.next().data) for _ in range(3)]
+    assert run_ids == {number}
+    assert sorted(said) == [
+        ("run", "enqueued"),
+        ("run", "returned"),
+        ("run", "scheduled"),
+        ("run", "started"),
+        ("run_log", "changed"),
+    ]
 
-    assert [each["event"] for each in heard] == ["enqueued", "started", "returned"]
-    assert {each["run_id"] for each in heard} == {number}
+
+def test_programs_made_for_an_original_server_hear_of_what_it_has(server, script):
+    with Listener(server.ports["websocket"]) as listener:
+        assert isinstance(listener.next(), events.AcceptConnection)
+        assert server.call("submit", "--follow", script)[0] == 0
+        said, _ = heard_until_the_end(listener)
+
+    assert said == [("run", "enqueued"), ("run", "started"), ("run", "returned")]
 
 
 @pytest.mark.parametrize("cookie", ["", "sessionid=guessed"])

@@ -8,14 +8,12 @@ from django.utils import timezone
 from job_runner_worker.server import lifecycle
 from job_runner_worker.server.models import Worker
 
-pytestmark = pytest.mark.integration
+# SQLite has one broadcaster: `--only` is refused there.
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize("database", ["postgresql"], indirect=True),
+]
 RUNS = 60
-
-
-@pytest.fixture(autouse=True)
-def only_where_it_works(database):
-    if database.kind == "sqlite":
-        pytest.skip("SQLite has one broadcaster: `--only` is refused")
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def books():
 @pytest.fixture
 def roomy(site):
     Worker.objects.update(concurrent_jobs=RUNS)
-    return {site.worker.api_key: timezone.now()}
+    return {site.worker.api_key}
 
 
 def test_what_one_has_offered_the_other_does_not(site, books, roomy):

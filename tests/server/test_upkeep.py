@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.utils import timezone
@@ -15,6 +16,7 @@ from job_runner_worker.server import lifecycle, upkeep
 from job_runner_worker.server.models import Run, RunLog
 
 LIMIT_SECONDS = 100
+WRITER = str(Path(__file__).with_name("pair_writer.py"))
 DAY = timedelta(days=1)
 
 
@@ -81,6 +83,40 @@ def test_a_backup_is_whole_and_nobody_elses_to_read(site, database, tmp_path):
             ["pg_restore", "--list", path], capture_output=True, text=True, check=True
         )
         assert "TABLE DATA public server_run " in listed.stdout
+
+
+def test_a_backup_is_of_one_moment_while_others_write(site, database, tmp_path):
+    """Two rows always change together, in one transaction: in a copy, too."""
+    with subprocess.Popen(
+        [sys.executable, WRITER, str(database.data_path), database.url or ""],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout.readline() == "writing\n"
+        for number in range(3):
+            upkeep.backup(tmp_path / f"saved {number}")
+        counted = int(writer.communicate("stop\n", LIMIT_SECONDS)[0])
+
+    saved = [titles_in(tmp_path / f"saved {number}", database) for number in range(3)]
+    assert all(one == other for one, other in saved)
+    assert counted > 3
+
+
+def titles_in(path, database):
+    if database.kind == "sqlite":
+        with closing(sqlite3.connect(path)) as saved:
+            assert saved.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            rows = saved.execute("SELECT title FROM server_workerpool ORDER BY id")
+            return [title for (title,) in rows]
+    words = ["pg_restore", "--data-only", "--table=server_workerpool", "--file=-", path]
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    columns, rows = text.partition("COPY public.server_workerpool (")[2].split(
+        ") FROM stdin;\n", 1
+    )
+    title = columns.split(", ").index("title")
+    lines = rows.partition("\n\\.")[0].splitlines()
+    return [line.split("\t")[title] for line in lines]
 
 
 def test_a_backup_overwrites_nothing(tmp_path):

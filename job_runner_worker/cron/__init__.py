@@ -1,0 +1,1 @@
+"""The commands of cron mode: one pass each, for a crontab or a timer."""

@@ -1,0 +1,106 @@
+"""Dates, durations and signs in the dashboard's templates."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from django import template
+from django.templatetags.static import static
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from job_runner_worker.server.dashboard import markdown as descriptions
+from job_runner_worker.server.dashboard.run_words import Look, in_words
+
+register = template.Library()
+
+
+@register.simple_tag
+@lru_cache
+def sign(name: str) -> SafeString:
+    """Return a small drawing out of icons.svg; what it says stands beside it."""
+    return format_html(
+        '<svg class="sign" aria-hidden="true" focusable="false">'
+        '<use href="{}#{}"></use></svg>',
+        static("dashboard/icons.svg"),
+        name,
+    )
+
+
+@register.simple_tag
+@lru_cache
+def state(look: Look) -> SafeString:
+    """Return a state as sign and word."""
+    return format_html(
+        '<span class="state {}">{} {}</span>', look.name, sign(look.name), look.words
+    )
+
+
+@register.filter
+def moment(value: datetime | None) -> SafeString | str:
+    """Return a date, as short as it may be, with all of it in its title."""
+    if value is None:
+        return ""
+    local, today = timezone.localtime(value), timezone.localdate()
+    if local.date() == today:
+        text = f"{local:%H:%M:%S}"
+    elif local.year == today.year:
+        text = f"{local:%b} {local.day}, {local:%H:%M}"
+    else:
+        text = f"{local:%Y-%m-%d %H:%M}"
+    whole = f"{local:%Y-%m-%d %H:%M:%S %Z}"
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>', value.isoformat(), whole, text
+    )
+
+
+@register.filter
+def duration(value: timedelta | float | None) -> str:
+    """Return a duration in words."""
+    if value is None:
+        return ""
+    return in_words(value.total_seconds() if isinstance(value, timedelta) else value)
+
+
+@register.simple_tag
+def ticking(since: datetime | None) -> SafeString | str:
+    """Return the time since a date, which counts on in the browser."""
+    if since is None:
+        return ""
+    seconds = max((timezone.now() - since).total_seconds(), 0.0)
+    return format_html(
+        '<span class="ticking" data-seconds="{}">{}</span>',
+        f"{seconds:.1f}",
+        in_words(max(round(seconds), 1)),
+    )
+
+
+@register.filter
+def unlocalized(value: float) -> str:
+    """Return a number as HTML and programs read it."""
+    return (
+        f"{value:.3f}".rstrip("0").rstrip(".")
+        if isinstance(value, float)
+        else (str(value))
+    )
+
+
+@register.filter
+def markdown(text: str) -> SafeString:
+    """Return the HTML of a description."""
+    return descriptions.render(text)
+
+
+@register.simple_tag(takes_context=True)
+def query(context: Any, **changes: Any) -> str:
+    """Return the page's query with other values; None takes a name out."""
+    found = context["request"].GET.copy()
+    for name, value in changes.items():
+        found.pop(name, None)
+        if value is not None:
+            found[name] = value
+    text: str = found.urlencode()
+    return f"?{text}" if text else "?"

@@ -10,13 +10,14 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from job_runner_worker import run_note, shim_lines
 from job_runner_worker.errors import RunFolderError
+from job_runner_worker.made_ahead import MadeAhead, furnish
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.output_file import OutputFile
 from job_runner_worker.private_files import (
@@ -35,8 +36,6 @@ from job_runner_worker.shim_lines import ScriptProcess as ScriptProcess
 
 NEW_SUFFIX = ".new"
 DONE_SUFFIX = ".done"
-_EXIT_STATUS_BYTES = 4
-_PID_BYTES = 64
 _MAX_PID = 2**31 - 1
 _MAX_EXIT_STATUS = 255
 _FILES = (
@@ -49,17 +48,6 @@ _FILES = (
     "script",
 )
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class MadeAhead:
-    """A folder that is there before its run, with all files and a shim in it.
-
-    ``abandon`` lets the shim go if it has not been told to begin a script.
-    """
-
-    path: Path
-    abandon: Callable[[], None]
 
 
 class RunFolder:
@@ -337,24 +325,6 @@ class RunFolder:
             return datetime.fromtimestamp(modified, UTC)
         except (ValueError, OverflowError):
             return datetime.now(UTC)  # the year 30000 is nobody's clock
-
-
-def furnish(files: PrivateFolder) -> None:
-    """Make everything that the shim expects in a folder. May be repeated.
-
-    Raises OSError.
-    """
-    for name, length in (
-        ("output", 0),
-        # Written at their full size now, so that a full disk cannot lose them; and
-        # completed, not written again, where it was full the first time.
-        ("exit_status", _EXIT_STATUS_BYTES),
-        ("pid", _PID_BYTES),
-    ):
-        files.complete(name, b" " * length)
-    for name in ("work", "tmp"):
-        files.make_folder(name)
-    files.make_fifo("bell")
 
 
 def read_note(path: Path) -> Note:

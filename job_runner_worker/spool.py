@@ -28,6 +28,7 @@ from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedErro
 from job_runner_worker.failed_folders import FAILED, FailedFolders
 from job_runner_worker.kill_notes import KILLS, KillNotes
 from job_runner_worker.ledger import Ledger
+from job_runner_worker.made_ahead import MadeAhead
 from job_runner_worker.private_files import (
     PrivateFolder,
     read_file,
@@ -37,7 +38,6 @@ from job_runner_worker.private_files import (
 from job_runner_worker.run_folder import (
     DONE_SUFFIX,
     NEW_SUFFIX,
-    MadeAhead,
     Note,
     RunFolder,
     boot_id,

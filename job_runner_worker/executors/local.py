@@ -16,8 +16,9 @@ from job_runner_worker.executors.local_execution import LocalExecution
 from job_runner_worker.executors.output_keeper import OutputKeeper
 from job_runner_worker.executors.spawner import Spawner
 from job_runner_worker.executors.standing import StandingShim, StandingShims
+from job_runner_worker.made_ahead import MadeAhead
 from job_runner_worker.models import Run
-from job_runner_worker.run_folder import MadeAhead, RunFolder
+from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.run_options import NOTHING, RunOptions
 
 SHIM = Path(__file__).with_name("shim.sh")

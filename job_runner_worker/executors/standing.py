@@ -26,8 +26,9 @@ from gevent.socket import wait_read, wait_write
 from job_runner_worker.errors import StartError
 from job_runner_worker.executors import cgroup
 from job_runner_worker.executors.spawner import Spawned, Spawner
+from job_runner_worker.made_ahead import MadeAhead, furnish
 from job_runner_worker.private_files import PrivateFolder, remove_tree
-from job_runner_worker.run_folder import MadeAhead, RunFolder, furnish
+from job_runner_worker.run_folder import RunFolder
 
 _OUTPUT_PIPE = 5
 _END_SECONDS = 5.0

@@ -23,7 +23,8 @@ FOR NO KEY UPDATE
 """
 _CLAIM = """
 UPDATE server_run SET worker_id = %s, enqueue_dts = %s
-WHERE id = %s AND enqueue_dts IS NULL AND return_dts IS NULL AND NOT EXISTS (
+WHERE id = %s AND enqueue_dts IS NULL AND return_dts IS NULL
+AND (worker_id IS NULL OR worker_id = %s) AND NOT EXISTS (
     SELECT 1 FROM server_run AS other
     WHERE other.job_id = server_run.job_id
     AND other.enqueue_dts IS NOT NULL AND other.return_dts IS NULL
@@ -128,10 +129,12 @@ def take(run_id: int) -> None:
 def claim(run_id: int, worker_id: int, at: datetime) -> bool:
     """Give a run to a worker; return False where it does not wait, or its job is run.
 
-    Runs that were scheduled together are run at the same time. The job is locked.
+    Nor is one given that waits for another worker: it is for that one alone, or was
+    handed back by it. Runs that were scheduled together are run at the same time. The
+    job is locked.
     """
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, [worker_id, _date(at), run_id])
+        cursor.execute(_CLAIM, [worker_id, _date(at), run_id, worker_id])
         return bool(cursor.rowcount)
 
 

@@ -67,8 +67,10 @@ def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) 
         run = _run(run_id)
     if run.return_dts is not None:
         raise Conflict(_has_ended(run))
-    if run.enqueue_dts is None:
+    if run.enqueue_dts is None and run.worker_id in (None, worker.pk):
         raise Conflict(f"run {run_id} waits for another run of its job")
+    if run.enqueue_dts is None:
+        raise Conflict(f"run {run_id} is for another worker")
     if run.worker_id != worker.pk:
         raise Conflict(_is_held(run))
     if is_first and run.enqueue_dts != at:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from http import HTTPStatus
 from http.client import HTTPConnection
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -76,6 +77,15 @@ class Person(Caller):
             "Cookie": f"csrftoken={token}; sessionid={session}",
             "X-CSRFToken": token,
         }
+
+    def page(self, target: str) -> bytes:
+        """Return a page for people."""
+        self._connection.request("GET", target, headers=self._headers)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        if answer.status != HTTPStatus.OK:
+            raise BenchmarkError(f"GET {target}: {answer.status}")
+        return content
 
     def _identification(self, method: str, target: str, body: bytes) -> dict[str, str]:
         return self._headers

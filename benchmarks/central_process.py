@@ -3,7 +3,8 @@
 In a process of its own it shares no interpreter with what measures; all they share
 is the machine and its monotonic clock. One JSON object a line on standard input,
 ``{"call": name, "arguments": {...}}``, is answered by one on standard output:
-``{"answer": ...}`` or ``{"error": text}``. It ends with its standard input.
+``{"answer": ...}`` or ``{"error": text}``. It ends with its standard input. With
+``--batches`` it speaks what our own server says beyond the original protocol.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from job_runner_worker.testing import StandInServer
+from job_runner_worker.testing import FakeApi, StandInServer
 
 POLL_SECONDS = 0.005
 """Rarer than the server is asked: to wait must not slow the answers down."""
@@ -79,7 +80,7 @@ class Orders:
 
     def count_requests(self) -> int:
         """Return how many HTTP requests there were."""
-        return self._server.api.count()
+        return self._server.api.count_http()
 
     def timeline(self, run_id: int) -> list[list[Any]]:
         """Return method, path and time of the answer of each request about a run."""
@@ -103,7 +104,7 @@ class Orders:
 
 def main() -> None:
     """Serve until nobody asks any more."""
-    with StandInServer() as server:
+    with StandInServer(FakeApi(batches="--batches" in sys.argv)) as server:
         orders = Orders(server)
         for line in sys.stdin:
             request = json.loads(line)

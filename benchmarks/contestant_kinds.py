@@ -26,6 +26,11 @@ class Kind:
         return bool(self.words)
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is this worker."""
+        return self.key.startswith("ours")
+
+    @property
     def has_worker(self) -> bool:
         """Whether something waits for orders."""
         return self.key not in ("bare", "shim")
@@ -48,6 +53,7 @@ KINDS = (
     Kind("bare", "bare posix_spawn"),
     Kind("shim", "a plain sh shim"),
     Kind("ours", "job_runner_worker", can_kill=True),
+    Kind("ours_own", "the same, own server's protocol", can_kill=True),
     Kind(
         "celery_rabbitmq",
         "Celery prefork, RabbitMQ",
@@ -136,6 +142,9 @@ class Contestant(Protocol):
 
     def everything_cpu_seconds(self) -> float | None:
         """Return the CPU time of all that it ever started, where that is known."""
+
+    def count_requests(self) -> int | None:
+        """Return how many HTTP requests it has sent so far, None if it sends none."""
 
     def settle(self) -> None:
         """Wait until nothing is left to do behind a run's end."""

@@ -144,6 +144,9 @@ class PeerContestant:
     def everything_cpu_seconds(self) -> float | None:
         return self._group.cpu_seconds()
 
+    def count_requests(self) -> None:
+        return None
+
     def settle(self) -> None:
         time.sleep(0.02)
 
@@ -202,6 +205,9 @@ class BareContestant:
 
     def everything_cpu_seconds(self) -> float | None:
         return self._group.cpu_seconds()
+
+    def count_requests(self) -> None:
+        return None
 
     def settle(self) -> None:
         """Nothing is left to do."""

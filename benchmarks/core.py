@@ -22,7 +22,7 @@ from pathlib import Path
 
 import machine
 from central import BenchmarkError
-from cost import measure_costs
+from cost import measure_costs, measure_own_costs
 from figures import Figure, rst_table
 from latency import measure_kills, measure_starts
 from many import measure_many, measure_restart
@@ -91,6 +91,8 @@ def measures(plan: Plan) -> Iterator[tuple[str, Measure]]:
     yield "kill", partial(measure_kills, plan.kills)
     costs = plan.cost_rounds, plan.runs_per_round, plan.idle_seconds
     yield "cost", partial(measure_costs, *costs)
+    own = plan.cost_rounds, plan.runs_per_round, plan.lines
+    yield "own protocol", partial(measure_own_costs, *own)
     output = plan.output_rounds, plan.output_bytes, plan.silence_seconds
     yield "output", partial(measure_output, *output)
     yield "lines", partial(measure_lines, plan.lines)

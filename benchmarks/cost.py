@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from central import Central
 from figures import Figure
@@ -18,6 +18,9 @@ OFFER_TTL_SECONDS = 600
 SETTLE_SECONDS = 0.5
 CPU_TARGET = {"median": 3.0}
 REQUESTS_TARGET = {"median": 6.0}
+OWN_CPU_TARGET = {"median": 1.5}
+OWN_REQUESTS_TARGET = {"median": 3.0}
+OWN_RATE_TARGET = {"median": 600.0}
 IDLE_TARGET = {"median": 0.03}
 RSS_TARGET = {"median": 42.0}
 RATE_TARGET = {"median": 250.0}
@@ -47,7 +50,43 @@ def measure_costs(rounds: int, runs: int, idle_seconds: float) -> list[Figure]:
     return [*_figures(found, runs), *idle, *memory]
 
 
-def _figures(found: list[Round], runs: int) -> list[Figure]:
+def measure_own_costs(rounds: int, runs: int, single_runs: int) -> list[Figure]:
+    """The same with what our own server says; also of runs one after the other."""
+    with worker_and_server(
+        batches=True,
+        concurrent_jobs=CONCURRENT_JOBS,
+        offer_ttl_seconds=OFFER_TTL_SECONDS,
+    ) as (central, worker):
+        _round(central, worker, WARM_UP_RUNS)
+        found = [_round(central, worker, runs) for _ in range(rounds)]
+        requests = central.count_requests()
+        for _ in range(single_runs):
+            central.wait_for_successes(central.order(SCRIPT).run_ids)
+            worker.wait_until_quiet()
+        requests = central.count_requests() - requests
+    targets = OWN_CPU_TARGET, OWN_REQUESTS_TARGET, OWN_RATE_TARGET
+    alone = Figure(
+        "own_requests_alone",
+        "own server's protocol: HTTP requests of a run while there is no other",
+        "",
+        [requests / single_runs],
+        OWN_REQUESTS_TARGET,
+    )
+    figures = _figures(found, runs, *targets, protocol="own server's protocol: ")
+    return [
+        *[replace(each, key=each.key.replace("run", "own", 1)) for each in figures],
+        alone,
+    ]
+
+
+def _figures(
+    found: list[Round],
+    runs: int,
+    cpu_target: dict[str, float] = CPU_TARGET,
+    requests_target: dict[str, float] = REQUESTS_TARGET,
+    rate_target: dict[str, float] = RATE_TARGET,
+    protocol: str = "",
+) -> list[Figure]:
     what = f"{runs} runs of true, {CONCURRENT_JOBS} at once"
     both = [each.cpu_ms + each.helper_cpu_ms for each in found]
     helper = [each.helper_cpu_ms for each in found]
@@ -58,21 +97,31 @@ def _figures(found: list[Round], runs: int) -> list[Figure]:
     figures = [
         Figure(
             "run_cpu",
-            f"CPU per run, worker and helper; {what}",
+            f"{protocol}CPU per run, worker and helper; {what}",
             "ms",
             both,
-            CPU_TARGET,
+            cpu_target,
         ),
-        Figure("run_cpu_helper", "of that the helper", "ms", helper),
-        Figure("run_cpu_scripts", "CPU per run, shim and script", "ms", scripts),
-        Figure("run_cpu_server", "CPU per run, stand-in server", "ms", server),
-        Figure("run_requests", "HTTP requests per run", "", requests, REQUESTS_TARGET),
+        Figure("run_cpu_helper", f"{protocol}of that the helper", "ms", helper),
+        Figure(
+            "run_cpu_scripts", f"{protocol}CPU per run, shim and script", "ms", scripts
+        ),
+        Figure(
+            "run_cpu_server", f"{protocol}CPU per run, stand-in server", "ms", server
+        ),
+        Figure(
+            "run_requests",
+            f"{protocol}HTTP requests per run",
+            "",
+            requests,
+            requests_target,
+        ),
         Figure(
             "run_rate",
-            "runs per second, end to end",
+            f"{protocol}runs per second, end to end",
             "1/s",
             rates,
-            RATE_TARGET,
+            rate_target,
             at_least=True,
         ),
     ]

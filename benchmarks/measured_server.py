@@ -95,6 +95,12 @@ class MeasuredServer:
         found = read_json(self._data.client_json) or {}
         return callers.Person(self.url, found["session"])
 
+    @property
+    def cookie(self) -> str:
+        """The administrator's session, as a cookie."""
+        found = read_json(self._data.client_json) or {}
+        return f"sessionid={found['session']}"
+
     def make(self, *words: object) -> Any:
         """Make objects (see server_objects.py); return what it prints."""
         helper = Path(__file__).with_name("server_objects.py")

@@ -124,13 +124,16 @@ class MeasuredWorker:
 
 
 @contextmanager
-def worker_and_server(**options: object) -> Iterator[tuple[Central, MeasuredWorker]]:
+def worker_and_server(
+    *, batches: bool = False, **options: object
+) -> Iterator[tuple[Central, MeasuredWorker]]:
     """Yield a stand-in server and a worker that listens to it.
 
+    With ``batches`` they speak as our worker and our server do with each other.
     ``options`` are the worker's settings; the others have their defaults.
     """
     folder = tempfile.TemporaryDirectory(prefix="job_runner_bench_")
-    with folder as name, Central() as central:
+    with folder as name, Central(batches=batches) as central:
         config_path = central.write_config(Path(name), **options)
         with MeasuredWorker(config_path) as worker:
             central.wait_for_worker()

@@ -18,7 +18,7 @@ OFFER_TTL_SECONDS = 600
 
 
 class OwnContestant:
-    """A real worker that speaks the original protocol."""
+    """A real worker that speaks as its server does."""
 
     def __init__(self, folder: Path, central: Central) -> None:
         self._folder = folder
@@ -87,6 +87,9 @@ class OwnContestant:
 
     def everything_cpu_seconds(self) -> float | None:
         return self._worker.everything_cpu_seconds()
+
+    def count_requests(self) -> int:
+        return self._central.count_requests()
 
     def settle(self) -> None:
         self._worker.wait_until_quiet()

@@ -65,8 +65,9 @@ def started(kind: Kind, site: Site) -> Iterator[Contestant]:
             remote = Remote(words, site.environment(kind.key, kind.broker), folder)
             client = stack.enter_context(remote)
             contestant = PeerContestant(kind, site, folder, client)
-        elif kind.key == "ours":
-            contestant = OwnContestant(folder, stack.enter_context(Central()))
+        elif kind.is_ours:
+            central = stack.enter_context(Central(batches=kind.key == "ours_own"))
+            contestant = OwnContestant(folder, central)
         else:
             spawner = str(Path(__file__).with_name("bare_spawner.py"))
             python = str(VENV / "bin" / "python")
@@ -94,11 +95,15 @@ def measure_speed(contestant: Contestant, size: Size) -> Values:
     lasting = contestant.pids()
     everything = contestant.everything_cpu_seconds()
     before = {pid: cpu_seconds(pid) for pid in lasting}
+    requests = contestant.count_requests()
     found["runs_per_second"] = contestant.runs_per_second(TRUE, size.runs)
     contestant.settle()
     time.sleep(SETTLE_SECONDS)
     found["lasting_cpu_ms"] = _more_cpu(before) * 1000 / size.runs
     after = contestant.everything_cpu_seconds()
+    if requests is not None:
+        sent = (contestant.count_requests() or 0) - requests
+        found["requests"] = sent / size.runs
     if everything is not None and after is not None:
         found["tree_cpu_ms"] = (after - everything) * 1000 / size.runs
     return found

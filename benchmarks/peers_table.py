@@ -16,6 +16,7 @@ SPEED = (
     ("runs/s", "runs_per_second"),
     ("CPU ms per run", "worker_cpu_ms"),
     ("of lasting processes", "lasting_cpu_ms"),
+    ("HTTP requests per run", "requests"),
     ("process start ms", "start_ms"),
 )
 REST = (

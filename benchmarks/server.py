@@ -25,13 +25,16 @@ from pathlib import Path
 import machine
 from central import BenchmarkError
 from figures import Figure, rst_table
+from history import measure_history
+from listeners import measure_listeners
 from measured_server import MeasuredServer, database, folder
 from server_measures import Site, measure_orders, measure_rate, measure_requests
 
 PATIENCE_SECONDS = 60.0
 RESULTS_PATH = Path(__file__).with_name("server_results.json")
 DATABASES = ("sqlite", "postgresql")
-MEASURES = ("rate", "due", "requests")
+MEASURES = ("rate", "due", "requests", "listeners", "history")
+ONLY_POSTGRESQL = ("history",)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Plan:
     orders: int
     request_rounds: int
     requests_per_round: int
+    events: int
+    pages: int
+    history_runs: int
 
 
 FULL = Plan(
@@ -51,6 +57,9 @@ FULL = Plan(
     orders=100,
     request_rounds=5,
     requests_per_round=400,
+    events=200,
+    pages=200,
+    history_runs=1_000_000,
 )
 QUICK = Plan(
     rate_rounds=1,
@@ -58,6 +67,9 @@ QUICK = Plan(
     orders=10,
     request_rounds=1,
     requests_per_round=60,
+    events=20,
+    pages=20,
+    history_runs=20_000,
 )
 
 
@@ -67,6 +79,8 @@ def measure(
     """Yield name, the machine's condition before it, and figures of each measure."""
     for name in MEASURES:
         if only not in (None, name):
+            continue
+        if name in ONLY_POSTGRESQL and kind != "postgresql":
             continue
         # A server of its own: what was measured before is no burden.
         with database(kind) as url:
@@ -88,6 +102,10 @@ def _measure(
             return partial(measure_rate, site, path, rounds, runs)
         case "due":
             return partial(measure_orders, site, plan.orders)
+        case "listeners":
+            return partial(measure_listeners, site, plan.events)
+        case "history":
+            return partial(measure_history, site, plan.pages, plan.history_runs)
     rounds, requests = plan.request_rounds, plan.requests_per_round
     return partial(measure_requests, site, rounds, requests)
 

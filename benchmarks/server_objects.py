@@ -6,7 +6,9 @@ one in a pool of its own; prints a JSON list of their keys and secrets, that one
 of their ids. ``server_objects.py DATA runs JOB COUNT`` makes such jobs with a run each
 that is not due for a long time, as a job is not run twice at once; prints the list of
 the runs' ids. ``server_objects.py DATA crowd COUNT`` makes many workers in one pool;
-prints the pool's id and the secret that they share. PostgreSQL's URL is in
+prints the pool's id and the secret that they share. ``server_objects.py DATA history
+JOB COUNT STARTED`` makes many runs that have ended and a few that go on, of 500 such
+jobs; for PostgreSQL. PostgreSQL's URL is in
 $JOB_RUNNER_DATABASE.
 """
 
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         "jobs": _make_jobs,
         "runs": _make_runs,
         "crowd": _make_crowd,
+        "history": _make_history,
     }[what]
     print(json.dumps(make(*map(int, numbers))))
 
@@ -101,6 +104,45 @@ def _make_crowd(count: int) -> dict[str, Any]:
         pool.workers.add(*workers)
     return {"pool": pool.pk, "secret": secret}
 
+
+def _make_history(job_id: int, count: int, started: int) -> int:
+    """One run a minute; one of twenty has failed."""
+    from django.db import connection
+
+    from job_runner_worker.server.models import Worker
+
+    jobs = _make_jobs(job_id, HISTORY_JOBS)
+    worker = Worker.objects.order_by("pk").values_list("pk", flat=True)[0]
+    with connection.cursor() as cursor:
+        cursor.execute(_HISTORY, [jobs[0], HISTORY_JOBS, worker, count, started])
+        cursor.execute("UPDATE server_run SET schedule_id = id")
+        # What the server itself would have done in months.
+        cursor.execute("VACUUM ANALYZE server_run")
+    return count
+
+
+HISTORY_JOBS = 500
+_HISTORY = """
+INSERT INTO server_run (
+    job_id, worker_id, schedule_dts, enqueue_dts, start_dts, return_dts, return_success,
+    pid, is_manual, schedule_children, exit_status, reason, host, ended_by_server
+)
+SELECT
+    %s + number %% %s, %s, due, due, due,
+    CASE WHEN goes_on THEN NULL ELSE due + interval '30 seconds' END,
+    CASE WHEN goes_on THEN NULL ELSE number %% 20 <> 0 END,
+    4711, FALSE, TRUE,
+    CASE WHEN goes_on THEN NULL WHEN number %% 20 = 0 THEN 1 ELSE 0 END,
+    '', 'node', FALSE
+FROM (
+    SELECT
+        number,
+        now() - number * interval '1 minute' AS due,
+        number <= started AS goes_on
+    FROM (SELECT generate_series(total, 1, -1) AS number, started
+        FROM (VALUES (%s::int, %s::int)) AS sizes (total, started)) AS numbers
+) AS rows
+"""
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -23,7 +23,7 @@ from requests.utils import requote_uri
 from job_runner_worker import __version__, auth, backoff
 from job_runner_worker.central_api import is_transient
 from job_runner_worker.errors import ApiError
-from job_runner_worker.http_answer import Answer
+from job_runner_worker.http_answer import Answer, TooLongError
 from job_runner_worker.http_connections import HttpConnections
 
 MAX_RETRY_AFTER_SECONDS = 600.0
@@ -169,7 +169,10 @@ class ApiClient:
         try:
             answer = self._exchange(method, target, body)
         except _NO_ANSWER as error:
-            raise ApiError(f"{what}: no answer: {error}", transient=True) from error
+            # What was asked for would be as long the next time.
+            is_final = is_asked and isinstance(error, TooLongError)
+            what = f"{what}: no answer: {error}"
+            raise ApiError(what, transient=not is_final) from error
         status = answer.status
         self.last_date = answer.headers.get("date", "")
         if status == (200 if is_asked else _DONE[method]):

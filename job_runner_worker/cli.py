@@ -8,11 +8,11 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from job_runner_worker import __version__, worker_log
+from job_runner_worker import __version__, config_file, worker_log
 from job_runner_worker import settings as settings_module
 from job_runner_worker.errors import (
     ApiError,
@@ -97,11 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = _config_path(arguments)
         settings = settings_module.load(path, os.environ)
         if arguments.command == "check-config":
+            if wrong := config_file.exposure(path, settings):
+                print(f"{PROGRAM}: {worker_log.one_line(wrong)}", file=sys.stderr)
             with _printing():
                 for name, value in settings_module.describe(settings):
                     print(f"{name} = {value}".rstrip())
             return EXIT_OK
-        return _run_worker(settings, lambda: settings_module.load(path, os.environ))
+        return _run_worker(path, settings)
     except JobRunnerError as error:
         print(f"{PROGRAM}: {worker_log.one_line(str(error))}", file=sys.stderr)
         return exit_code_of(error)
@@ -190,10 +192,16 @@ def _config_path(arguments: argparse.Namespace) -> str:
     return str(path)
 
 
-def _run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
+def _run_worker(path: str, settings: Settings) -> int:
     worker_log.configure(settings.log_level)
     from job_runner_worker import wiring
 
+    def reread() -> Settings:
+        found = settings_module.load(path, os.environ)
+        config_file.make_private(path, found)
+        return found
+
+    config_file.make_private(path, settings)
     return wiring.run_worker(settings, reread)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import shutil
 import socket
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from job_runner_worker import central_parts, curve, spool_access, wiring
+from job_runner_worker import central_parts, config_file, curve, spool_access, wiring
 from job_runner_worker import settings as settings_module
 from job_runner_worker.errors import (
     ApiError,
@@ -74,8 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
             "no configuration: give its path with --config-path or in $CONFIG_PATH"
         )
     settings = settings_module.load(path, os.environ)
+    # What the checks find is told by them, and once.
+    logging.getLogger("job_runner_worker").addHandler(logging.NullHandler())
+    doctor = Doctor(settings, os.environ, path=path)
     failed = 0
-    for name, trouble, found in examine(Doctor(settings, os.environ).checks()):
+    for name, trouble, found in examine(doctor.checks()):
         failed += bool(trouble)
         print(f"{'FAILED' if trouble else 'ok':7} {name}: {trouble or found}")
     return _EXIT_FAILED if failed else os.EX_OK
@@ -100,7 +104,9 @@ class Doctor:
         settings: Settings,
         environ: Mapping[str, str],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        path: str = "",
     ) -> None:
+        self._path = path
         self._settings = settings
         self._environ = environ
         self._now = now
@@ -116,12 +122,19 @@ class Doctor:
         if self._settings.broadcast and self._settings.channel_url is None:
             central.append(Check("events", self.events))
         return [
+            Check("configuration", self.configuration),
             *(central if self._settings.has_central_server else []),
             Check("spool", self.spool),
             Check("room", self.room),
             Check("processes", self.processes),
             Check("script", self.script),
         ]
+
+    def configuration(self) -> str:
+        """A secret in the file is for nobody else to read."""
+        if wrong := config_file.exposure(self._path, self._settings):
+            raise Trouble(wrong)
+        return f"{self._path or 'settings'} can be read; its secrets are private"
 
     def api(self) -> str:
         """The API answers and accepts the key."""
@@ -207,8 +220,15 @@ class Doctor:
             raise Trouble(found)
         if path.stat().st_mode & OTHERS & ~spool_access.FOR_OTHER_USERS:
             raise Trouble(f"{path} is open to others: do `chmod 700 {path}`")
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(b"written")
+        try:
+            with tempfile.TemporaryFile(dir=path) as file:
+                file.write(b"written")
+                file.flush()
+        except OSError as error:
+            raise Trouble(
+                f"{path} cannot be written ({error.strerror}): make room there, or "
+                "correct its rights"
+            ) from error
         return f"{path} is private and can be written"
 
     def room(self) -> str:
@@ -234,10 +254,11 @@ class Doctor:
         with tempfile.TemporaryDirectory() as folder:
             cgroups = cgroup.find(Path(folder))
             if cgroups is not None:
+                controllers = ", ".join(cgroups.controllers()) or "no controllers"
                 cgroups.sweep()
         if cgroups is None or self._settings.process_tracking != "auto":
             return "sh, pidfd; subreaping shims (for cgroups: root, or Delegate=yes)"
-        return "sh, pidfd, a cgroup for each run"
+        return f"sh, pidfd, a cgroup for each run ({controllers})"
 
     def script(self) -> str:
         """A script runs to its end, and its output and exit status are there."""

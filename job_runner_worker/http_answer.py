@@ -34,11 +34,15 @@ class Answer:
     may_reuse: bool = field(default=False, compare=False)
 
 
+class TooLongError(OSError):
+    """An answer is longer than what is read of one."""
+
+
 class AnswerReader:
     """Reads one answer. ``receive`` returns bytes, none when the other side is done.
 
     Of a body with a status below 300 at most ``max_bytes`` are read; a longer one
-    raises OSError. The beginning of any other will do.
+    raises TooLongError. The beginning of any other will do.
     """
 
     def __init__(self, receive: Callable[[int], bytes], max_bytes: int) -> None:
@@ -58,7 +62,7 @@ class AnswerReader:
         limit = self._max_bytes if is_success else _LARGE_READ_BYTES
         body, is_whole = self._read_body(status, headers, limit)
         if is_success and len(body) > limit:
-            raise OSError(f"longer than the {limit} bytes that are read of one")
+            raise TooLongError(f"longer than the {limit} bytes that are read of one")
         said = headers.get("connection", "").lower()
         keeps = "close" not in said if is_newer else "keep-alive" in said
         may_reuse = keeps and is_whole and not self._buffer

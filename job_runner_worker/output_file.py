@@ -83,7 +83,8 @@ class OutputFile:
             return head, None
         first = max(0, kept.tail_start - margin)
         data = os.pread(descriptor, end - first, first)
-        return head, redactor.cut(data, kept.tail_start - first, len(data))
+        start = kept.tail_start - first
+        return head, redactor.cut(data, start, len(data), begins_within_line=first > 0)
 
     def find_end(self, end_mark: bytes, start: int = 0) -> int | None:
         """Return the offset of the end mark, None where none begins at ``start`` on.

@@ -1,7 +1,8 @@
 """What must not leave the machine in a log. Pure.
 
-A match lies within one line. It is looked for in more of the output than is shown, so
-that the cut of a long log does not show a part of one.
+A match lies within one line, which ends with a line feed or a carriage return. It is
+looked for in more of the output than is shown, so that the cut of a long log does not
+show a part of one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Iterable, Iterator
 
 MASK = b"[redacted]"
 MARGIN_BYTES = 64 * 1024
-"""How far beyond a cut is looked; so long may a line be in which a secret stands."""
+"""How far beyond a cut is looked; so long may a secret be."""
 MIN_VALUE_CHARACTERS = 4
 """A shorter value of a variable stays: it would be found everywhere."""
+_LINE = re.compile(rb"[^\r\n]+")
+_LINE_END = re.compile(rb"[\r\n]")
 
 
 class Redactor:
@@ -27,13 +30,25 @@ class Redactor:
         if pattern:
             parts.append(f"(?:{pattern})")
         self._pattern = re.compile("|".join(parts).encode()) if parts else None
+        self._needs_whole_lines = bool(pattern)
 
-    def cut(self, data: bytes, start: int, end: int) -> bytes:
-        """Return ``data[start:end]`` with a mask for each match in it, even in part."""
+    def cut(
+        self, data: bytes, start: int, end: int, *, begins_within_line: bool = False
+    ) -> bytes:
+        """Return ``data[start:end]`` with a mask for each match in it, even in part.
+
+        Where an expression finds what depends on the beginning of the line, and that
+        is missing, the rest of the line is masked, too.
+        """
         shown = []
         position = start
+        if begins_within_line and self._needs_whole_lines:
+            first_end = _LINE_END.search(data)
+            known_from = first_end.start() if first_end else len(data)
+            if known_from > start:
+                shown, position = [MASK], min(known_from, end)
         for first, last in self._matches(data):
-            if last <= start or first >= end:
+            if last <= position or first >= end:
                 continue
             shown += [data[position : max(first, position)], MASK]
             position = last
@@ -43,14 +58,12 @@ class Redactor:
     def _matches(self, data: bytes) -> Iterator[tuple[int, int]]:
         if self._pattern is None:
             return
-        offset = 0
-        for line in data.split(b"\n"):
-            for match in self._pattern.finditer(line):
+        for line in _LINE.finditer(data):
+            for match in self._pattern.finditer(line.group()):
                 if match.group():
-                    yield offset + match.start(), offset + match.end()
-            offset += len(line) + 1
+                    yield line.start() + match.start(), line.start() + match.end()
 
 
 def last_line_end(data: bytes) -> int:
     """Return how much of a growing output is whole lines."""
-    return data.rfind(b"\n") + 1
+    return max(data.rfind(b"\n"), data.rfind(b"\r")) + 1

@@ -19,6 +19,7 @@ from job_runner_worker.central_parts import (
     worker_options,
 )
 from job_runner_worker.claims import CentralClaims
+from job_runner_worker.config_file import secrets_of
 from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
 from job_runner_worker.curve import zmq_address
@@ -225,15 +226,8 @@ def script_environment(
         name: value
         for name, value in environ.items()
         if any(fnmatch.fnmatchcase(name, wanted) for wanted in settings.environment)
-        and not any(secret in value for secret in _secrets(settings))
+        and not any(secret in value for secret in secrets_of(settings))
     }
-
-
-def _secrets(settings: Settings) -> list[str]:
-    keys = [each.key for each in (*settings.macs, *settings.launcher_macs)]
-    return [
-        each for each in (settings.secret, *settings.launcher_tokens, *keys) if each
-    ]
 
 
 def build_executor(

@@ -76,7 +76,8 @@ CORE = (
     "console",
     "control",
 )
-BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, "curve", "__init__")
+SOCKETS = ("curve", "connection_watch")
+BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, *SOCKETS, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
 LAYERS = {
@@ -96,7 +97,7 @@ LAYERS = {
         ),
     ),
     "pure": Layer(PURE, (*WORDS, "mac")),
-    "sockets": Layer(("curve",), WORDS),
+    "sockets": Layer(("curve", "connection_watch"), (*WORDS, "curve")),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),
@@ -155,6 +156,7 @@ LAYERS = {
         (
             "wiring",
             "central_parts",
+            "config_file",
             "cron",
             "cron.*",
             "daemon",
@@ -172,7 +174,7 @@ LAYERS = {
 ONLY_IN = {
     "cronsim": ("server.scheduling",),
     "zmq": (
-        "curve",
+        *SOCKETS,
         "sources.broadcast",
         "reporters.events",
         "server.binding",

@@ -35,6 +35,7 @@ spool_path = /var/spool/web
 def config_path(tmp_path):
     path = tmp_path / "worker.ini"
     path.write_text(WORKER_INI)
+    path.chmod(0o600)
     return str(path)
 
 

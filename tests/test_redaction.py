@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.log_window import TRUNCATION_MARK
-from job_runner_worker.output_file import OutputFile
+from job_runner_worker.output_file import PUNCH_MARGIN_BYTES, OutputFile
 from job_runner_worker.redaction import MARGIN_BYTES, Redactor
 from job_runner_worker.settings import parse
 
@@ -93,6 +93,68 @@ def test_a_secret_at_the_cut_is_found_also_when_the_middle_has_been_punched(
     log = output.read_log(len(data), complete=True)
     assert log == f"{'.' * 15}[redacted]{TRUNCATION_MARK}[redacted]{'.' * 75}"
     assert len(dots) > 2 * MARGIN_BYTES
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+@pytest.mark.parametrize("length", [20, 3000, MARGIN_BYTES - 20])
+def test_a_secret_across_the_punched_middle_is_shown_on_neither_side(
+    tmp_path: Path, length: int, end: bytes
+) -> None:
+    secret = b"<" + b"s3" * (length // 2) + b">"
+    redactor = Redactor("<[^>]*>", [])
+    # It begins within the head's last 5 bytes; another one ends 5 within the tail.
+    middle = b"." * (2 * PUNCH_MARGIN_BYTES) + end
+    data = b"." * 14 + end + secret + end + middle + secret + end + b"." * 74
+    output = output_of(tmp_path, data, redactor)
+    before = os.stat(output.path).st_blocks
+
+    for size in range(0, len(data) + 1, len(data) // 7):
+        output.punch(size)
+    output.punch(len(data))
+
+    assert os.stat(output.path).st_blocks < before
+    log = output.read_log(len(data), complete=True)
+    assert "s3" not in log and log.count("[redacted]") == 2
+
+
+def test_where_the_beginning_of_a_line_is_gone_its_rest_is_not_shown(
+    tmp_path: Path,
+) -> None:
+    # Seen from within, what stands between the quotes looks like what does not.
+    line = b'"s3cr3t" word ' * (3 * MARGIN_BYTES // 14)
+    data = line + b"\nplain\n"
+    output = output_of(tmp_path, data, Redactor('"[^"]*"', []))
+
+    head, _, tail = output.read_log(len(data), complete=True).partition(TRUNCATION_MARK)
+
+    assert head == "[redacted] word [redacted]"
+    assert tail == "[redacted]\nplain\n"
+
+
+def test_values_are_found_in_a_line_whose_beginning_is_gone(tmp_path: Path) -> None:
+    data = b"." * (3 * MARGIN_BYTES) + SECRET.encode() + b"." * 75
+    output = output_of(tmp_path, data, Redactor("", [SECRET]))
+
+    log = output.read_log(len(data), complete=True)
+
+    assert log.endswith(f"{TRUNCATION_MARK}[redacted]{'.' * 75}")
+
+
+@given(
+    lines=st.lists(st.sampled_from([SECRET, "word", "\r", "a longer word"])),
+    chunk=st.integers(1, 30),
+)
+@FEW_EXAMPLES
+def test_however_an_output_is_read_no_part_of_a_secret_is_shown(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], chunk: int
+) -> None:
+    """Whatever the worker has read so far, as if it had read at every boundary."""
+    data = "\n".join(lines).encode()
+    output = output_of(tmp_path_factory.mktemp("out"), data, Redactor("", [SECRET]))
+
+    for size in range(0, len(data), chunk):
+        log = output.read_log(size, complete=False)
+        assert not any(SECRET[:n] in log for n in range(4, len(SECRET) + 1))
 
 
 @pytest.mark.parametrize("expression", ["(", ".*", "a|", "x?"])

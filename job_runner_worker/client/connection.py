@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from job_runner_worker.errors import ApiError, ConfigError, JobRunnerError
 
 ROOT = "/api/v1/"
 LOGIN = "/login/"
+PATIENCE_SECONDS = 120.0
+"""How long a server is waited for that does not answer."""
 SERVER_VARIABLE = "JOB_RUNNER_SERVER"
 USER_VARIABLE = "JOB_RUNNER_USER"
 PASSWORD_VARIABLE = "JOB_RUNNER_PASSWORD"
@@ -43,6 +46,7 @@ EXIT_INTERRUPTED = 130
 _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _NOT_FOUND = 404
+_TOO_MANY = 429
 
 
 class ClientError(JobRunnerError):
@@ -88,6 +92,12 @@ class PersonClient(ApiClient):
             timeout=TIMEOUT_SECONDS,
             allow_redirects=False,
         )
+        if answer.status_code == _TOO_MANY:
+            raise ClientError(
+                f"{self._base_url} lets nobody in as {user} for a while, after too many"
+                " wrong passwords from here",
+                os.EX_NOPERM,
+            )
         self._session_key = answer.cookies.get("sessionid") or ""
         if not self._session_key:
             raise ClientError(
@@ -118,14 +128,22 @@ class Connection:
     def get(self, path: str, *, patient: bool = False) -> dict[str, Any]:
         """Return the object at a path below /api/v1/, or at a whole one.
 
-        A ``patient`` call waits for a server that is away.
+        A ``patient`` call waits for a server that is away; ClientError when that has
+        taken too long.
         """
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 found = self.api.get(_whole(path), patient=False)
             except ApiError as error:
                 if not (patient and error.transient):
                     raise
+                if time.monotonic() > deadline:
+                    raise ClientError(
+                        f"{self.url} has not answered for {PATIENCE_SECONDS:.0f} s:"
+                        " what was asked for may go on; look again when it is back",
+                        os.EX_UNAVAILABLE,
+                    ) from error
                 self._tell(f"{self.url} does not answer: waiting for it")
                 gevent.sleep(RETRY_SECONDS)
             else:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gevent
 
-from job_runner_worker.client import listing
+from job_runner_worker.client import listing, waiting
 from job_runner_worker.client.connection import Connection
 
 SHORTEST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 1.0
+PATIENCE_SECONDS = 5.0
+"""Of a run that has waited for so long it is told why."""
 _OVERLAP = 2000
 _GAP = "\n\n[...]\n\n"
 
@@ -27,7 +30,8 @@ def follow(
 ) -> dict[str, Any]:
     """Write the log while it grows; return the run once it has ended.
 
-    A server that is away for a while is waited for. Ctrl-C: KeyboardInterrupt.
+    A server that is away for a while is waited for, not for ever: ClientError. Of a
+    run that nobody claims it is told why. Ctrl-C: KeyboardInterrupt.
     """
     with _interruptible():
         return _follow(connection, run_id, write or _write, sleep)
@@ -39,8 +43,9 @@ def _follow(
     write: Callable[[str], object],
     sleep: Callable[[float], None],
 ) -> dict[str, Any]:
-    shown = ""
+    shown = told = ""
     wait_seconds = SHORTEST_WAIT_SECONDS
+    patience = time.monotonic() + PATIENCE_SECONDS
     while True:
         # The run first: a log that is read after the end is the whole one.
         run = connection.get(f"run/{run_id}/", patient=True)
@@ -51,6 +56,12 @@ def _follow(
         shown = content
         if run["return_dts"]:
             return run
+        if not run["enqueue_dts"] and time.monotonic() > patience:
+            patience = time.monotonic() + PATIENCE_SECONDS
+            reason = waiting.why(connection, run)
+            if reason not in ("", told):
+                told = reason
+                print(f"run {run_id} waits: {reason}", file=sys.stderr, flush=True)
         wait_seconds = min(wait_seconds * 1.5, LONGEST_WAIT_SECONDS)
         if news:
             wait_seconds = SHORTEST_WAIT_SECONDS

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import gevent
 
+from job_runner_worker import config_file, wiring, worker_log
 from job_runner_worker import settings as settings_module
-from job_runner_worker import wiring, worker_log
 from job_runner_worker.central_parts import (
     build_api,
     build_rest,
@@ -85,6 +85,7 @@ def prepared(arguments: argparse.Namespace, host: str = "") -> Iterator[Parts]:
     if not settings.has_central_server:
         raise ConfigError(f"{path}: cron mode needs a central server: add api_base_url")
     worker_log.configure(settings.log_level)
+    config_file.make_private(path, settings)
     # That something is left to the next pass is no fault of a greenlet's.
     gevent.get_hub().NOT_ERROR += (PostponedError,)
     spool = Spool(settings.spool_path, settings.api_base_url, settings.api_key)

@@ -12,15 +12,26 @@ from pathlib import Path
 from job_runner_worker import shebang_line
 from job_runner_worker.errors import StartError
 
+MAX_SCRIPT_BYTES = 4 * 1024 * 1024
+
 
 def script_bytes(script: str) -> bytes:
-    """Return the script as it is executed. Raises StartError if it is no text."""
+    """Return the script as it is executed.
+
+    Raises StartError if it is no text, or longer than what is run.
+    """
     try:
-        return script.replace("\r", "").encode("utf-8")
+        content = script.replace("\r", "").encode("utf-8")
     except UnicodeEncodeError as error:
         raise StartError(
             f"the script is not valid text (character {error.start})"
         ) from error
+    if len(content) > MAX_SCRIPT_BYTES:
+        raise StartError(
+            f"the script has {len(content)} bytes, and no more than {MAX_SCRIPT_BYTES} "
+            "are run: let a short one fetch the rest"
+        )
+    return content
 
 
 def command(script: bytes, path: Path, search_path: str | None) -> list[str]:

@@ -8,6 +8,7 @@ from datetime import datetime
 import zmq
 
 from job_runner_worker import curve, protocol
+from job_runner_worker.connection_watch import ConnectionWatch
 from job_runner_worker.curve_keys import ClientKeys
 from job_runner_worker.models import Event, EventKind, Outcome, Run
 from job_runner_worker.reporters.base import Reporter
@@ -33,16 +34,24 @@ class EventReporter(Reporter):
         self._heartbeat_seconds = heartbeat_seconds
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
+        self._watch: ConnectionWatch | None = None
 
     def open(self) -> None:
         """Connect ahead: what is published before the connection is up is lost."""
         self._context = zmq.Context()
+        self._connect()
+
+    def _connect(self) -> None:
+        assert self._context is not None
         self._socket = self._context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.IPV6, 1)
         curve.protect(self._socket, self._curve_keys)
         if self._heartbeat_seconds:
             milliseconds = int(self._heartbeat_seconds * 1000)
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
+        self._watch = ConnectionWatch(
+            self._socket, is_curve=self._curve_keys is not None
+        )
         self._socket.connect(self._address)
 
     def enqueued(self, run: Run, at: datetime) -> None:
@@ -68,13 +77,29 @@ class EventReporter(Reporter):
     def close(self) -> None:
         """Give the last events a moment to leave."""
         if self._socket is not None and self._context is not None:
+            self._close_watch()
             self._socket.close(linger=LINGER_MILLISECONDS)
             self._context.term()
 
     def _publish(self, kind: EventKind, event: str, number: int) -> None:
         if self._socket is None:
             return
+        self._look_at_connection()
         with contextlib.suppress(zmq.Again):
             self._socket.send_multipart(
                 protocol.encode_event(Event(kind, event, number)), zmq.NOBLOCK
             )
+
+    def _look_at_connection(self) -> None:
+        """Make another where this one is over for good."""
+        assert self._watch is not None and self._socket is not None
+        self._watch.look()
+        if self._watch.seconds_to_live == 0:
+            self._close_watch()
+            self._socket.close(linger=0)
+            self._connect()
+
+    def _close_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None

@@ -246,20 +246,25 @@ class DetailView(ApiView):
 
         A worker is told that there is one which is not its own (401); a person is not.
         """
-        if not (row_id.isascii() and row_id.isdigit()) or int(row_id) > MAX_ID:
-            raise exceptions.NotFound
+        number = self.row_number(row_id)
         caller = self.request.user
-        known = self.model._default_manager.filter(pk=int(row_id))
+        known = self.model._default_manager.filter(pk=number)
         for row in own(self.shown(known) if show else known, caller):
             return row
-        seen = visible(self.model, caller).filter(pk=int(row_id))
+        seen = visible(self.model, caller).filter(pk=number)
         for row in self.shown(seen) if show else seen:
             return row
         if isinstance(caller, Worker) and known.exists():
             raise exceptions.AuthenticationFailed
         raise exceptions.NotFound
 
-    def changes(self, row: Model) -> dict[str, Any]:
+    def row_number(self, row_id: str) -> int:
+        """Return an id as a number; there is no row with another one."""
+        if not (row_id.isascii() and row_id.isdigit()) or int(row_id) > MAX_ID:
+            raise exceptions.NotFound
+        return int(row_id)
+
+    def changes(self, row: Any) -> dict[str, Any]:
         """Return what a PATCH says about a row. Its id cannot be changed."""
         fields = self.body()
         if fields.get("id", row.pk) != row.pk:

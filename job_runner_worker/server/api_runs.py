@@ -27,6 +27,7 @@ from job_runner_worker.server.api_base import (
     ListView,
     json_answer,
 )
+from job_runner_worker.server.job_lock import Known
 from job_runner_worker.server.lifecycle import Conflict
 from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.serializers import uri_of
@@ -100,7 +101,7 @@ class RunDetail(_Runs, DetailView):
 
         A claim ``with_job`` is answered with what the worker has to know.
         """
-        run = self.row(row_id)
+        run = self._known(row_id)
         worker = self.the_worker()
         fields = self.changes(run)
         if fields.get("worker") not in (None, worker):
@@ -113,6 +114,23 @@ class RunDetail(_Runs, DetailView):
                 for step in steps:
                     step()
         return _work_of(run) if _is_with_job(fields) else _done()
+
+    def _known(self, row_id: str) -> Known:
+        """Return the run, if the caller may see it; with one plain query if it may."""
+        caller = self.request.user
+        run_id = self.row_number(row_id)
+        if isinstance(caller, Worker):
+            run = job_lock.known(run_id)
+            if run is not None and (
+                run.worker_id == caller.pk
+                or any(pool.pk == run.pool_id for pool in caller.worker_pools.all())
+            ):
+                return run
+        self.row(row_id)
+        run = job_lock.known(run_id)
+        if run is None:
+            raise exceptions.NotFound
+        return run
 
     def body(self) -> dict[str, Any]:
         """See ApiView. That a worker names itself needs no look into the database."""
@@ -216,9 +234,13 @@ def in_state(runs: QuerySet[Any], state: str) -> QuerySet[Any]:
         case "scheduled":
             return runs.filter(enqueue_dts=None)
         case "in_queue":
-            return runs.filter(enqueue_dts__isnull=False, start_dts=None)
+            # What has not started has not ended either; see below.
+            held = {"enqueue_dts__isnull": False, "return_dts": None}
+            return runs.filter(start_dts=None, **held)
         case "started":
-            return runs.filter(start_dts__isnull=False, return_dts=None)
+            # What has started is enqueued: said, it is found by the index of such runs.
+            held = {"enqueue_dts__isnull": False, "return_dts": None}
+            return runs.filter(start_dts__isnull=False, **held)
         case "completed":
             return runs.filter(return_dts__isnull=False)
         case "completed_successful":
@@ -234,7 +256,7 @@ def in_state(runs: QuerySet[Any], state: str) -> QuerySet[Any]:
 
 
 def _steps(
-    run: Run, worker: Worker, fields: dict[str, Any]
+    run: Known, worker: Worker, fields: dict[str, Any]
 ) -> list[Callable[[], None]]:
     """Return what a PATCH of a run asks to be done."""
     steps: list[Callable[[], None]] = []
@@ -246,7 +268,7 @@ def _steps(
         steps.append(partial(lifecycle.claim, run.pk, worker, enqueued, **is_first))
     elif "enqueue_dts" in fields:
         steps.append(partial(lifecycle.reset, run.pk, worker))
-    if started is None and enqueued is None and run.enqueue_dts is None:
+    if started is None and enqueued is None and not run.is_claimed:
         # An original server takes a pid for a run that nobody holds; nothing uses it.
         pid, host = None, None
     if started is not None or pid is not None or host:
@@ -261,7 +283,7 @@ def _steps(
     elif returned is not None or success is not None:
         name = "return_dts" if returned is None else "return_success"
         raise exceptions.ValidationError({name: "the end of a run has both"})
-    elif "return_dts" in fields and run.return_dts is not None:
+    elif "return_dts" in fields and run.has_ended:
         raise Conflict(f"run {run.pk} has ended")
     return steps
 
@@ -270,7 +292,7 @@ def _is_with_job(fields: dict[str, Any]) -> bool:
     return bool(fields.get("with_job")) and fields.get("enqueue_dts") is not None
 
 
-def _work_of(run: Run) -> HttpResponse:
+def _work_of(run: Known) -> HttpResponse:
     """Return what a worker has to know of a run that it has claimed."""
     work = job_lock.work_of(run.pk)
     log_id = work.log_id
@@ -305,7 +327,7 @@ def _check_visible(run: Run, worker: Worker) -> None:
         raise exceptions.AuthenticationFailed
 
 
-def _check_holder(run: Run, worker: Worker) -> None:
+def _check_holder(run: Run | Known, worker: Worker) -> None:
     if run.worker_id != worker.pk:
         raise Conflict(f"run {run.pk} is not held by this worker")
 

@@ -1,4 +1,4 @@
-"""What each claim and each end of a run asks, in SQL of its own.
+"""What each claim, start and end of a run asks, in SQL of its own.
 
 Django takes longer to write these statements than a database to execute them, and
 every run needs them. Each is to be found by an index, however many runs a job has.
@@ -23,12 +23,28 @@ FOR NO KEY UPDATE
 """
 _CLAIM = """
 UPDATE server_run SET worker_id = %s, enqueue_dts = %s
-WHERE id = %s AND enqueue_dts IS NULL AND return_dts IS NULL AND NOT EXISTS (
+WHERE id = %s AND enqueue_dts IS NULL AND return_dts IS NULL
+AND (worker_id IS NULL OR worker_id = %s) AND NOT EXISTS (
     SELECT 1 FROM server_run AS other
     WHERE other.job_id = server_run.job_id
     AND other.enqueue_dts IS NOT NULL AND other.return_dts IS NULL
     AND COALESCE(other.schedule_id, 0) <> COALESCE(server_run.schedule_id, 0)
 )
+"""
+_HELD = """
+WHERE id = %s AND worker_id = %s AND enqueue_dts IS NOT NULL AND return_dts IS NULL
+"""
+_START = f"""
+UPDATE server_run SET start_dts = COALESCE(start_dts, %s), pid = COALESCE(%s, pid),
+    host = COALESCE(%s, host) {_HELD}
+"""
+_FINISH = f"""
+UPDATE server_run SET start_dts = COALESCE(start_dts, %s), return_dts = %s,
+    return_success = %s, exit_status = %s, reason = %s {_HELD}
+"""
+_KNOWN = """
+SELECT run.worker_id, run.enqueue_dts, run.return_dts, job.worker_pool_id
+FROM server_run AS run JOIN server_job AS job ON job.id = run.job_id WHERE run.id = %s
 """
 _SEQUEL = """
 SELECT
@@ -78,6 +94,17 @@ class Sequel:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What has to be known of a run before it is changed."""
+
+    pk: int
+    worker_id: int | None
+    is_claimed: bool
+    has_ended: bool
+    pool_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What a worker needs to know of a run that it has claimed."""
 
@@ -102,11 +129,50 @@ def take(run_id: int) -> None:
 def claim(run_id: int, worker_id: int, at: datetime) -> bool:
     """Give a run to a worker; return False where it does not wait, or its job is run.
 
-    Runs that were scheduled together are run at the same time. The job is locked.
+    Nor is one given that waits for another worker: it is for that one alone, or was
+    handed back by it. Runs that were scheduled together are run at the same time. The
+    job is locked.
     """
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, [worker_id, _date(at), run_id])
+        cursor.execute(_CLAIM, [worker_id, _date(at), run_id, worker_id])
         return bool(cursor.rowcount)
+
+
+def start(
+    run_id: int, worker_id: int, at: datetime | None, pid: int | None, host: str
+) -> bool:
+    """Note what is given of a start; return False where the worker has not the run."""
+    when = None if at is None else _date(at)
+    with connection.cursor() as cursor:
+        cursor.execute(_START, [when, pid, host or None, run_id, worker_id])
+        return bool(cursor.rowcount)
+
+
+def finish(
+    run_id: int,
+    worker_id: int,
+    at: datetime,
+    success: bool,
+    exit_status: int | None,
+    reason: str,
+) -> bool:
+    """End a run; return False where the worker has it not. The job is locked."""
+    when = _date(at)
+    end = [when, when, success, exit_status, reason, run_id, worker_id]
+    with connection.cursor() as cursor:
+        cursor.execute(_FINISH, end)
+        return bool(cursor.rowcount)
+
+
+def known(run_id: int) -> Known | None:
+    """Return whose a run is and how far it has got, None where there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute(_KNOWN, [run_id])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    worker_id, enqueued, returned, pool_id = row
+    return Known(run_id, worker_id, enqueued is not None, returned is not None, pool_id)
 
 
 def sequel(run_id: int, now: datetime) -> Sequel:

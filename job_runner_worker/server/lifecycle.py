@@ -67,8 +67,10 @@ def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) 
         run = _run(run_id)
     if run.return_dts is not None:
         raise Conflict(_has_ended(run))
-    if run.enqueue_dts is None:
+    if run.enqueue_dts is None and run.worker_id in (None, worker.pk):
         raise Conflict(f"run {run_id} waits for another run of its job")
+    if run.enqueue_dts is None:
+        raise Conflict(f"run {run_id} is for another worker")
     if run.worker_id != worker.pk:
         raise Conflict(_is_held(run))
     if is_first and run.enqueue_dts != at:
@@ -99,7 +101,7 @@ def reset(run_id: int, worker: Worker) -> None:
             _end_unclaimed(run_id, now)
             kills.update(enqueue_dts=_keep_or("enqueue_dts", now), execute_dts=now)
             return
-        tell(RunChanged(run_id, "reset", by_worker=True))
+        tell(RunChanged(run_id, "reset", True, worker.pk))
         tell(RunDue(run_id))
 
 
@@ -115,16 +117,9 @@ def start(
     What is not given stays as it was; so does the date once it is set. Raises
     Conflict where the worker does not hold the run or it has ended.
     """
-    values: dict[str, Any] = {}
-    if at is not None:
-        values["start_dts"] = _keep_or("start_dts", at)
-    if pid is not None:
-        values["pid"] = pid
-    if host:
-        values["host"] = host
-    if not values:
+    if at is None and pid is None and not host:
         return
-    if not _update(_held(run_id, worker), **values):
+    if not job_lock.start(run_id, worker.pk, at, pid, host):
         run = _run(run_id)
         raise Conflict(_has_ended(run) if run.return_dts else _is_held(run))
     if at is not None:
@@ -146,15 +141,8 @@ def finish(
     """
     with transaction.atomic():
         job_lock.take(run_id)
-        if _update(
-            _held(run_id, worker),
-            start_dts=_keep_or("start_dts", at),
-            return_dts=at,
-            return_success=success,
-            exit_status=exit_status,
-            reason=reason,
-        ):
-            tell(RunChanged(run_id, "returned", by_worker=True))
+        if job_lock.finish(run_id, worker.pk, at, success, exit_status, reason):
+            tell(RunChanged(run_id, "returned", True, worker.pk))
             chains.follow(run_id, success)
             return
     run = _run(run_id)
@@ -168,7 +156,7 @@ def finish(
         late_return_success=success,
         late_exit_status=exit_status,
     ):
-        tell(RunChanged(run_id, "returned", by_worker=True))
+        tell(RunChanged(run_id, "returned", True, worker.pk))
         return
     run = _run(run_id)
     known = (

@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from job_runner_worker.server import script_template
+from job_runner_worker.server import run_indexes, script_template
 from job_runner_worker.server.scheduling import Unit
 from job_runner_worker.server.validators import (
     PLAIN_KEY,
@@ -265,33 +265,7 @@ class Run(models.Model):
                 ),
             ),
         )
-        indexes = (
-            # The broadcaster's question, of which few of a million runs are.
-            models.Index(
-                name="run_waiting",
-                fields=["schedule_dts"],
-                condition=Q(enqueue_dts=None),
-            ),
-            # A worker's question at its start, and the health check's.
-            models.Index(
-                name="run_held",
-                fields=["worker"],
-                condition=Q(enqueue_dts__isnull=False, return_dts=None),
-            ),
-            # One question at each claim and end: what else is there of its job?
-            models.Index(
-                name="run_active_of_job",
-                fields=["job"],
-                condition=Q(enqueue_dts__isnull=False, return_dts=None),
-            ),
-            models.Index(
-                name="run_waiting_of_job",
-                fields=["job", "schedule_dts"],
-                condition=Q(enqueue_dts=None),
-            ),
-            models.Index(name="run_last_of_job", fields=["job", "-return_dts"]),
-            models.Index(name="run_schedule_id", fields=["schedule_id"]),
-        )
+        indexes = run_indexes.ALL
 
     def __str__(self) -> str:
         return f"run {self.pk}"

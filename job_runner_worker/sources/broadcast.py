@@ -12,9 +12,9 @@ from itertools import chain
 import gevent
 import zmq.green as zmq
 from gevent.event import Event
-from zmq.utils.monitor import recv_monitor_message
 
 from job_runner_worker import curve, protocol
+from job_runner_worker.connection_watch import ConnectionWatch
 from job_runner_worker.curve_keys import ClientKeys
 from job_runner_worker.errors import ProtocolError
 from job_runner_worker.models import Command
@@ -58,13 +58,13 @@ class BroadcastSource(CentralSource):
         self.heard_at: float | None = None
         """When the broadcaster last said something, in monotonic seconds."""
         self._backlog_messages = self._backlog_bytes = 0
-        self._monitor: zmq.Socket[bytes] | None = None
-        self._watching: gevent.Greenlet[..., None] | None = None
+        self._watch: ConnectionWatch | None = None
+        self._told = ""
         self._listening = Event()
 
     def commands(self) -> Iterator[Command]:
         """Yield orders. Nonsense is logged; it costs the connection nothing."""
-        self._current = self._connect(is_first=True)
+        self._current = self._connect()
         while not self._closed:
             for frames in self._receive():
                 try:
@@ -84,8 +84,8 @@ class BroadcastSource(CentralSource):
     def close(self) -> None:
         """See sources.base.Source."""
         self._closed = True
-        self._stop_watching()
         self._close_previous()
+        self._close_watch()
         if self._current is not None:
             self._current.close(linger=0)
         self._context.term()
@@ -104,7 +104,18 @@ class BroadcastSource(CentralSource):
             patience = OVERLAP_SECONDS
         else:
             patience = self._options.reconnect_after_inactivity_seconds
+        watch = self._watch
+        assert watch is not None
+        poller.register(watch.monitor, zmq.POLLIN)
+        seconds_to_live = watch.seconds_to_live
+        if seconds_to_live is not None:
+            # A timer may be early by less than this.
+            patience = min(patience, seconds_to_live + 0.001)
         ready = dict(poller.poll(int(patience * 1000)))
+        if ready.pop(watch.monitor, None) or seconds_to_live is not None:
+            self._look_at_connection(watch)
+            if watch is not self._watch or not ready:
+                return []
         received = [frames for socket in ready for frames in _take(socket)]
         self._note_backlog(received)
         if received:
@@ -139,55 +150,55 @@ class BroadcastSource(CentralSource):
                 self._backlog_bytes,
             )
             self._backlog_messages = self._backlog_bytes = 0
-            self._close_previous()
             self._listening.set()
-            self._stop_watching()
-            assert self._current is not None
-            self._current.close(linger=0)
-            self._current = self._connect()
+            self._start_anew()
 
     def _reconnect(self) -> None:
         _log.info(
             "nothing heard from the broadcaster for %g s: connecting again",
             self._options.reconnect_after_inactivity_seconds,
         )
+        self._close_watch()
         self._previous, self._current = self._current, self._connect()
         self._overlaps_until = time.monotonic() + OVERLAP_SECONDS
+
+    def _start_anew(self) -> None:
+        self._close_previous()
+        self._close_watch()
+        if self._current is not None:
+            self._current.close(linger=0)
+        self._current = self._connect()
 
     def _close_previous(self) -> None:
         if self._previous is not None:
             self._previous.close(linger=0)
             self._previous = None
 
-    def _watch_handshake(self, socket: zmq.Socket[bytes]) -> None:
-        """Note when the first connection is through, with its subscription."""
-        self._monitor = socket.get_monitor_socket(curve.HANDSHAKE_EVENTS)
-        self._watching = gevent.spawn(self._await_handshake, socket, self._monitor)
+    def _close_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
-    def _await_handshake(
-        self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]
-    ) -> None:
-        told = ""
-        is_curve = self._options.curve_keys is not None
-        while why := curve.failure(recv_monitor_message(monitor), is_curve=is_curve):
-            # It is tried again for ever.
-            if why != told:
-                _log.warning("broadcaster at %s: %s", self._options.address, why)
-            told = why
-        self._listening.set()
-        self._stop_watching()
+    def _look_at_connection(self, watch: ConnectionWatch) -> None:
+        """Tell why there is none; make another one where it is over for good."""
+        failure = watch.look()
+        # It is tried again for ever.
+        if failure and failure != self._told:
+            _log.warning("broadcaster at %s: %s", self._options.address, failure)
+        self._told = failure or self._told
+        if watch.was_through:
+            self._told = ""
+            self._listening.set()
+        if watch.seconds_to_live == 0:
+            if not self._told:
+                _log.warning(
+                    "the broadcaster has broken the protocol, with a frame of more than"
+                    " %d bytes perhaps: connecting again",
+                    protocol.MAX_FRAME_BYTES,
+                )
+            self._start_anew()
 
-    def _stop_watching(self) -> None:
-        watching, self._watching = self._watching, None
-        if watching is not None and watching is not gevent.getcurrent():
-            watching.kill()
-        if self._monitor is not None and self._current is not None:
-            if not self._current.closed:
-                self._current.disable_monitor()
-            self._monitor.close(linger=0)
-            self._monitor = None
-
-    def _connect(self, *, is_first: bool = False) -> zmq.Socket[bytes]:
+    def _connect(self) -> zmq.Socket[bytes]:
         options = self._options
         socket = self._context.socket(zmq.SUB)
         socket.setsockopt(zmq.IPV6, 1)
@@ -199,8 +210,7 @@ class BroadcastSource(CentralSource):
             socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds * _HEARTBEAT_PATIENCE)
         socket.setsockopt(zmq.SUBSCRIBE, protocol.broadcast_topic(options.api_key))
-        if is_first:
-            self._watch_handshake(socket)
+        self._watch = ConnectionWatch(socket, is_curve=options.curve_keys is not None)
         socket.connect(options.address)
         return socket
 

@@ -91,6 +91,14 @@ def test_a_script_with_half_a_character_is_a_start_failure():
         shebang.script_bytes("#!/bin/sh\n\ud800\n")
 
 
+def test_a_script_that_is_too_long_is_a_start_failure():
+    script = "#!/bin/sh\n" + "x" * (shebang.MAX_SCRIPT_BYTES - 10)
+    assert len(shebang.script_bytes(script)) == shebang.MAX_SCRIPT_BYTES
+
+    with pytest.raises(StartError, match="4194305 bytes, and no more than 4194304 are"):
+        shebang.script_bytes(script + "x")
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_a_command_or_a_start_failure(text):
     try:

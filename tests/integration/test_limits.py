@@ -14,6 +14,7 @@ import pytest
 from harness import ROOT
 from scene import LIMIT_SECONDS, Gate, wait_for_death, working
 
+from job_runner_worker import protocol
 from job_runner_worker.testing import StandInServer
 
 pytestmark = pytest.mark.integration
@@ -111,3 +112,33 @@ def test_the_status_has_a_runs_options_and_what_it_uses(
     assert run["usage"]["output_bytes"] == 6
     assert run["usage"]["wall_seconds"] > 0
     assert "hunter2" not in done.stdout
+
+
+def test_an_answer_that_is_too_long_fails_its_run_and_the_next_one_runs(
+    server: StandInServer, tmp_path: Path
+) -> None:
+    with working(server, tmp_path, concurrent_jobs=1) as scene:
+        run = scene.run("#!/bin/sh\n" + "x" * 9 * 1024 * 1024)
+        assert run["return_success"] is False and run["pid"] is None
+        said = "the job cannot be read: .*longer than the 8388608 bytes"
+        assert re.search(said, scene.api.log(run["id"]) or "")
+        assert scene.run("#!/bin/sh\ntrue")["return_success"] is True
+
+
+def test_a_frame_that_is_too_long_is_not_taken_and_orders_go_on(tmp_path: Path) -> None:
+    with (
+        StandInServer(repeat_seconds=0.5) as server,
+        working(server, tmp_path) as scene,
+    ):
+        topic = protocol.broadcast_topic(server.api.api_key)
+        before = peak_kibibytes(scene.worker.pid)
+        # libzmq ends the connection; the worker makes a new one.
+        server.broadcast([topic, b" " * (64 * protocol.MAX_FRAME_BYTES)])
+        assert scene.run("#!/bin/sh\ntrue")["return_success"] is True
+        assert peak_kibibytes(scene.worker.pid) - before < 32 * 1024
+
+
+def peak_kibibytes(pid: int) -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1])

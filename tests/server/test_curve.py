@@ -14,7 +14,7 @@ from gevent.event import Event as GeventEvent
 from gevent.server import StreamServer
 from gevent.socket import create_connection
 
-from job_runner_worker import cli, curve, protocol
+from job_runner_worker import cli, connection_watch, curve, protocol
 from job_runner_worker.curve_keys import ClientKeys, KeyPair, read_pair
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.models import Event, EventKind, Outcome, Ping, Run
@@ -190,6 +190,47 @@ def test_a_plain_broadcaster_is_told_from_one_with_other_keys(connect, caplog):
 
         wait_for_text(caplog, "the server does not speak CURVE: start it with --curve")
         socket.close(linger=0)
+
+
+def test_who_was_refused_by_a_plain_server_is_let_in_when_it_speaks_curve(
+    guard, local, connect, caplog, monkeypatch
+):
+    """libzmq itself does not try again after that."""
+    monkeypatch.setattr(connection_watch, "GIVEN_UP_SECONDS", 0.3)
+    keys = ClientKeys(guard.server_key, local)
+    with zmq.Context() as context:
+        plain = context.socket(zmq.XPUB)
+        port = plain.bind_to_random_port("tcp://127.0.0.1")
+        connect(port, keys)
+        reporter = EventReporter(f"tcp://127.0.0.1:{port}", 0, keys)
+        reporter.open()
+        wait_for_text(caplog, "the server does not speak CURVE: start it with --curve")
+        plain.close(linger=0)
+    with zmq.Context() as context:
+        socket = context.socket(zmq.XPUB)
+        watch = guard.protect(socket, "broadcaster")
+        bind_again(socket, port)
+        subscribed(socket)
+        watch.close()
+        socket.close(linger=0)
+    hub = EventHub("127.0.0.1", port, lambda body: heard.set(), guard=guard)
+    heard = GeventEvent()
+    hub.start()
+    with gevent.Timeout(LIMIT_SECONDS):
+        while not heard.wait(0.05):
+            reporter.finished(Run(3, "/run/3/", "7", "title", ""), Outcome(0, "", None))
+    reporter.close()
+    hub.close()
+
+
+def bind_again(socket, port):
+    """The kernel takes a moment to give a port back."""
+    with gevent.Timeout(LIMIT_SECONDS):
+        while True:
+            try:
+                return socket.bind(f"tcp://127.0.0.1:{port}")
+            except zmq.ZMQError:
+                gevent.sleep(0.01)
 
 
 @pytest.mark.parametrize("kind", ["right", "wrong"])

@@ -151,7 +151,7 @@ def test_a_run_that_is_handed_back_waits_again_and_remembers_its_worker(site, he
     assert run.worker == site.worker
     assert heard == [RunChanged(run.pk, "reset", by_worker=True), RunDue(run.pk)]
     lifecycle.reset(run.pk, site.worker)
-    lifecycle.claim(run.pk, site.other_worker, LATER)
+    lifecycle.claim(run.pk, site.worker, LATER)
 
 
 def test_only_its_worker_hands_a_run_back_and_only_before_its_end(site):
@@ -325,3 +325,17 @@ def test_what_does_not_exist_is_unknown(site, step):
     Run.objects.all().delete()
     with pytest.raises(Unknown, match="77"):
         step(site)
+
+
+def test_a_run_for_one_worker_is_claimed_by_no_other_of_its_pool(site):
+    site.pool.workers.add(site.other_worker)
+    run = site.run(worker=site.worker)
+
+    with pytest.raises(Conflict, match="is for another worker"):
+        lifecycle.claim(run.pk, site.other_worker, AT)
+    lifecycle.claim(run.pk, site.worker, AT)
+    # Also when it has been handed back.
+    lifecycle.reset(run.pk, site.worker)
+    with pytest.raises(Conflict, match="is for another worker"):
+        lifecycle.claim(run.pk, site.other_worker, AT)
+    lifecycle.claim(run.pk, site.worker, AT)

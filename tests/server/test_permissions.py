@@ -142,6 +142,25 @@ def test_who_may_do_what(world, resource, caller):
 
 
 @pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("resource", sorted(GET))
+def test_nobody_deletes_or_replaces_anything(world, resource, caller):
+    send = world.callers[caller].send
+    refused = 401 if caller == "anonymous" else 405
+    for path in (f"/api/v1/{resource}/", world.uri(resource)):
+        for method in ("DELETE", "PUT"):
+            assert send(method, path, {}).status == refused, (method, path)
+    assert (
+        type(world.rows[resource]).objects.filter(pk=world.rows[resource].pk).exists()
+    )
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_the_description_for_programs_is_for_everybody(world, caller):
+    answer = world.callers[caller].send("GET", "/api/v1/openapi.json")
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("path", ["", "run/schema/"])
 def test_the_descriptions_are_for_those_who_are_known(world, caller, path):
     status = world.callers[caller].send("GET", f"/api/v1/{path}").status

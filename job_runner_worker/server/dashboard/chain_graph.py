@@ -61,21 +61,27 @@ def graph_of(job: Any, jobs: QuerySet[Any]) -> Graph | None:
     """
     rows = jobs.only(*_SHOWN, "schedule_children_on_error").order_by("title", "id")
     root = job
+    seen = {job.pk}
     for _ in range(MAX_LEVELS):
         above = rows.filter(pk=root.parent_id).first() if root.parent_id else None
-        if above is None:
+        # Two who change parents at once may make a ring.
+        if above is None or above.pk in seen:
             break
         root = above
+        seen.add(root.pk)
     children: dict[int, list[Any]] = defaultdict(list)
     level, number, is_cut = [root], 1, False
+    placed = {root.pk}
     for _ in range(MAX_LEVELS):
         room = MAX_JOBS - number
-        found = list(rows.filter(parent__in=level)[: room + 1]) if level else []
+        below = rows.filter(parent__in=level).exclude(pk__in=placed)
+        found = list(below[: room + 1]) if level else []
         is_cut = is_cut or len(found) > room
         level = found[:room]
         for each in level:
             children[each.parent_id].append(each)
         number += len(level)
+        placed |= {each.pk for each in level}
     if number == 1:
         return None
     return _drawn(job, root, children, is_cut)

@@ -10,7 +10,7 @@ from django.db.models import OuterRef, QuerySet, Subquery
 
 from job_runner_worker.server.models import Job, Run
 
-LATEST = 7
+LATEST = 5
 """So many runs say what is usual."""
 
 

@@ -92,6 +92,8 @@ class JobForm(forms.ModelForm):
 
     def __init__(self, person: Any, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        script: Any = self.fields["script_content_partial"]
+        script.strip = False
         templates = administered(JobTemplate, person).select_related("project")
         parents = administered(Job, person).only("title").order_by("title", "id")
         if self.instance.pk:

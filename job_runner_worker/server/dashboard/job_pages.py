@@ -148,7 +148,10 @@ def _times(job: Any) -> dict[str, Any]:
     except JobRunnerError as error:
         return {"schedule_problem": str(error)}
     zone = schedule.zone if schedule else ZoneInfo("UTC")
-    return {"times": [each.astimezone(zone) for each in times], "zone": zone.key}
+    local = (each.astimezone(zone) for each in times)
+    # As text: templates would show them in the server's time zone.
+    shown = [f"{each:%a %Y-%m-%d %H:%M}" for each in local]
+    return {"times": shown, "zone": zone.key}
 
 
 def schedule_words(job: Any) -> str:

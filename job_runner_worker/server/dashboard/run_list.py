@@ -26,9 +26,9 @@ from job_runner_worker.server.models import Job, Project, Run, Worker, WorkerPoo
 from job_runner_worker.server.pulse import SILENCE_SECONDS
 from job_runner_worker.server.serializers import MAX_ID
 
-PAGE_ROWS = 50
-GOING_ROWS = 200
-WAITING_ROWS = 25
+PAGE_ROWS = 40
+GOING_ROWS = 50
+WAITING_ROWS = 20
 MAX_COUNT = 1000
 MAX_CHOICES = 500
 MAX_JOBS = 1000
@@ -45,8 +45,15 @@ STATES = (
 _SHOWN = (
     *("id", "schedule_dts", "enqueue_dts", "start_dts", "return_dts"),
     *("return_success", "exit_status", "reason", "is_manual", "late_return_dts"),
-    *("job__title", "job__template__project__title", "worker__title"),
+    "job_id",
+    "worker_id",
 )
+_NAMED = {
+    "job_title": F("job__title"),
+    "project_title": F("job__template__project__title"),
+    "worker_title": F("worker__title"),
+}
+"""Of what a run belongs to, its names are all that is shown."""
 _DAY = timedelta(days=1)
 
 
@@ -76,8 +83,7 @@ def rows_of(
     runs: QuerySet[Any], now: datetime, *, with_usual: bool = False
 ) -> list[Row]:
     """Return runs as they are shown: one query, and two for what is usual."""
-    shown = runs.select_related("job__template__project", "worker").only(*_SHOWN)
-    found = list(shown)
+    found = list(runs.only(*_SHOWN).annotate(**_NAMED))
     usual = usual_seconds({run.job_id for run in found}) if with_usual else {}
     return [
         Row(run, look_of(run, now), duration_of(run, now), usual.get(run.job_id))
@@ -172,7 +178,9 @@ def runs(request: HttpRequest) -> HttpResponse:
     context: dict[str, Any] = {"filters": filters, "states": STATES, "tab": "runs"}
     is_first = not ({"before", "after"} & request.GET.keys())
     if is_first and filters.state in ("", "in_queue", "started"):
-        context["going"] = _going(chosen, filters.state, now)
+        going = _going(chosen, filters.state, now)
+        context["going"] = going[:GOING_ROWS]
+        context["more_going"] = len(going) > GOING_ROWS
     if is_first and filters.state in ("", "scheduled"):
         waiting = chosen.filter(enqueue_dts=None, return_dts=None)
         waiting = waiting.order_by("schedule_dts", "id")
@@ -193,7 +201,7 @@ def _going(chosen: QuerySet[Any], state: str, now: datetime) -> list[Row]:
     if state:
         going = in_state(going, state)
     going = going.order_by(F("start_dts").desc(nulls_last=True), "-id")
-    return rows_of(going[:GOING_ROWS], now, with_usual=True)
+    return rows_of(going[: GOING_ROWS + 1], now, with_usual=True)
 
 
 def _ended(request: HttpRequest, ended: QuerySet[Any], now: datetime) -> dict[str, Any]:

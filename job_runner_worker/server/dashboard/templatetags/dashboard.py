@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from django import template
@@ -18,6 +19,7 @@ register = template.Library()
 
 
 @register.simple_tag
+@lru_cache
 def sign(name: str) -> SafeString:
     """Return a small drawing out of icons.svg; what it says stands beside it."""
     return format_html(
@@ -29,6 +31,7 @@ def sign(name: str) -> SafeString:
 
 
 @register.simple_tag
+@lru_cache
 def state(look: Look) -> SafeString:
     """Return a state as sign and word."""
     return format_html(

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo run test units faults bench bench-peers bench-growth lint clean
+.PHONY: demo run test units faults bench bench-peers bench-growth screenshots lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
@@ -40,6 +40,11 @@ bench-peers: $(INSTALLED)
 # How costs grow with sizes: plots and exponents. Four minutes.
 bench-growth: $(INSTALLED)
 	$(BIN)/python benchmarks/growth.py
+
+# The pictures of the dashboard in docs/; needs chromium. `pip install pillow` makes them
+# a third as large.
+screenshots: $(INSTALLED)
+	$(BIN)/python examples/screenshots.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

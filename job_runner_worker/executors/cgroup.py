@@ -39,6 +39,15 @@ class Cgroups:
             self._enable()
         return cgroup
 
+    def controllers(self) -> list[str]:
+        """Return which of the CONTROLLERS runs have; the others' limits fail a run."""
+        self._enable()
+        try:
+            there = (self._parent / "cgroup.controllers").read_text("ascii").split()
+        except OSError:
+            return []
+        return [name for name in CONTROLLERS if name in there]
+
     def _enable(self) -> None:
         """Hand on what controllers this worker is given: to its runs' parent, to runs.
 

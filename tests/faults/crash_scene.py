@@ -198,9 +198,18 @@ class Workers:
     def spool_path(self) -> Path:
         return self.config_path.parent / "spool"
 
-    def start(self, program: Sequence[str] = ()) -> WorkerProcess:
-        """Start the next one; ``program`` in place of the command."""
+    def start(self, program: Sequence[str] = (), **changes: str) -> WorkerProcess:
+        """Start the next one; ``program`` in place of the command.
+
+        ``changes`` are settings from now on.
+        """
         assert self.current is None
+        if changes:
+            parser = configparser.ConfigParser(interpolation=None)
+            parser.read(self.config_path)
+            parser[SECTION].update(changes)
+            with self.config_path.open("w") as file:
+                parser.write(file)
         words = {"program": program} if program else {}
         self.current = WorkerProcess(self.config_path, leaves_scripts=True, **words)
         self.current.__enter__()

@@ -33,8 +33,11 @@ class Cgroups:
     def make(self, name: str) -> Path:
         """Return a new or empty cgroup for one run. Raises OSError."""
         cgroup = self._parent / name
-        # A sweep takes the parent along.
-        cgroup.mkdir(parents=True, exist_ok=True)
+        try:
+            cgroup.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            # A sweep takes the parent along.
+            cgroup.mkdir(parents=True, exist_ok=True)
         if not self._has_enabled:
             self._enable()
         return cgroup
@@ -108,9 +111,11 @@ def remove(cgroup: Path) -> bool:
 
     Return whether it is gone.
     """
-    with contextlib.suppress(OSError):
+    try:
         cgroup.rmdir()
-    return not cgroup.exists()
+    except OSError:
+        return not cgroup.exists()
+    return True
 
 
 def find(spool_path: Path, proc: Path = Path("/proc/self")) -> Cgroups | None:

@@ -56,6 +56,7 @@ class LocalExecutor:
         if self._cgroups is not None:
             # A worker that was killed leaves those of its runs behind.
             self._cgroups.sweep()
+            self._cgroups.sweep_abandoned()
         self._spawner.start()
 
     def start(self, run: Run, folder: RunFolder) -> LocalExecution:

@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # What the demo needs, without what tests need: a third of the time.
 USABLE := $(VENV)/.usable
 
-.PHONY: demo run test units faults bench bench-peers bench-growth lint clean
+.PHONY: demo run test units faults bench bench-peers bench-growth screenshots lint clean
 
 demo: $(USABLE)
 	$(BIN)/python examples/demo.py
@@ -42,6 +42,11 @@ bench-peers: $(INSTALLED)
 # How costs grow with sizes: plots and exponents. Four minutes.
 bench-growth: $(INSTALLED)
 	$(BIN)/python benchmarks/growth.py
+
+# The pictures of the dashboard in docs/; needs chromium. `pip install pillow` makes them
+# a third as large.
+screenshots: $(INSTALLED)
+	$(BIN)/python examples/screenshots.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ FINAL = (JobState.STOPPED, JobState.ERROR)
 
 @dataclass(slots=True)
 class LaunchedJob:
-    """One job. ``told`` is the last state that its callback URL has accepted.
+    """One job. ``untold`` are the statuses that its callback URL has to accept yet.
 
     Times are ISO 8601, empty where there is none.
     """
@@ -69,7 +69,7 @@ class LaunchedJob:
     pid: int | None = None
     started_at: str = ""
     ended_at: str = ""
-    told: str = ""
+    untold: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def is_final(self) -> bool:
@@ -79,7 +79,7 @@ class LaunchedJob:
     @property
     def is_told(self) -> bool:
         """Whether whoever wants to know its end does."""
-        return self.request.status_callback_url is None or self.told == self.state
+        return not self.untold
 
     def status(self) -> dict[str, Any]:
         """Return what callers and callbacks get, in the words of the wire."""
@@ -157,6 +157,8 @@ class JobStore:
         job.state = state
         if job.is_final:
             job.ended_at = job.ended_at or datetime.now(UTC).isoformat()
+        if job.request.status_callback_url is not None:
+            job.untold.append(job.status())
         self.save(job)
         for tell in self.on_change:
             tell(job)

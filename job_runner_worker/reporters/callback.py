@@ -6,7 +6,6 @@ import json
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,8 +23,8 @@ from job_runner_worker.launcher_settings import MacCredential
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.reporters.base import Reporter
 
-INTERMEDIATE_TRIES = 3
-"""After so many tries a state is skipped if there is a newer one, or it is refused."""
+REFUSALS = 3
+"""A state that is not the end is skipped when it was refused with a 4xx so often."""
 SLOW_BOUND_SECONDS = 600.0
 """An end that is refused with a 4xx is tried this seldom."""
 MAX_CONNECTIONS = 16
@@ -126,15 +125,13 @@ class CallbackReporter(Reporter):
         self._store = store
         self._client = client
         self._sleep = sleep
-        self._waiting: dict[int, deque[dict[str, Any]]] = {}
         self._senders: dict[int, gevent.Greenlet[..., Any]] = {}
 
     def open(self) -> None:
         """Go on with what an earlier worker could not tell."""
         self._store.on_change.append(self._tell)
         for job in self._store:
-            if job.state is not JobState.PENDING and job.told != job.state:
-                self._tell(job)
+            self._tell(job)
 
     def started(self, run: Run, native_id: int | None, at: datetime) -> None:
         """Note that the script has begun."""
@@ -191,41 +188,33 @@ class CallbackReporter(Reporter):
             self._store.clear(job)
 
     def _tell(self, job: LaunchedJob) -> None:
-        """Put a job's status behind those that wait."""
-        if job.request.status_callback_url is None:
-            return
-        self._waiting.setdefault(job.id, deque()).append(job.status())
-        if job.id not in self._senders:
+        """See to it that what is due is told, one after the other."""
+        if job.untold and job.id not in self._senders:
             self._senders[job.id] = gevent.spawn(self._send_all, job)
 
     def _send_all(self, job: LaunchedJob) -> None:
-        waiting = self._waiting[job.id]
-        while waiting:
-            self._send(job, waiting[0])
-            waiting.popleft()
-        del self._waiting[job.id], self._senders[job.id]
+        while job.untold:
+            self._send(job, job.untold[0])
+            del job.untold[0]
+            self._store.save(job)
+        del self._senders[job.id]
 
     def _send(self, job: LaunchedJob, status: dict[str, Any]) -> None:
+        """Return when a status was accepted, or will never be and is not the end."""
         url = job.request.status_callback_url
         assert url is not None
         quick = backoff.waits()
         slow = backoff.waits(backoff.MAX_BOUND_SECONDS, SLOW_BOUND_SECONDS)
-        tries = 0
+        refusals = 0
         while True:
-            tries += 1
             try:
                 self._client.put(url, status)
-            except ApiError as error:
-                refused = not error.transient
-                has_newer = len(self._waiting[job.id]) > 1
-                gives_up = not status["done"] and tries >= INTERMEDIATE_TRIES
-                _log.warning("run %d: callback not accepted: %s", job.id, error)
-                if gives_up and (refused or has_newer):
-                    _log.warning("run %d: %s is not told", job.id, status["state"])
-                    return
-                waits = slow if refused and tries >= INTERMEDIATE_TRIES else quick
-                self._sleep(next(waits))
-            else:
-                job.told = status["state"]
-                self._store.save(job)
                 return
+            except ApiError as error:
+                _log.warning("run %d: callback not accepted: %s", job.id, error)
+                refusals += not error.transient
+            is_refused = refusals >= REFUSALS
+            if is_refused and not status["done"]:
+                _log.warning("run %d: %s is not told", job.id, status["state"])
+                return
+            self._sleep(next(slow if is_refused else quick))

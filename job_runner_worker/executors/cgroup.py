@@ -33,15 +33,9 @@ class Cgroups:
         self._parent = parent
         self._has_enabled = False
 
-    def make(
-        self, run_id: int, limits: Mapping[str, tuple[str, str]] | None = None
-    ) -> Path:
-        """Return a new or empty cgroup for one run, with limits.
-
-        ``limits``: what to write to which file, and which option asks for it. Raises
-        OSError, and StartError where a limit cannot be set.
-        """
-        cgroup = self._parent / f"run-{run_id}"
+    def make(self, name: str) -> Path:
+        """Return a new or empty cgroup for one run. Raises OSError."""
+        cgroup = self._parent / name
         try:
             cgroup.mkdir(exist_ok=True)
         except FileNotFoundError:
@@ -50,12 +44,6 @@ class Cgroups:
             cgroup.mkdir(parents=True, exist_ok=True)
         if not self._has_enabled:
             self._enable()
-        try:
-            for name, (content, option) in (limits or {}).items():
-                _limit(cgroup / name, content, option)
-        except StartError:
-            remove(cgroup)
-            raise
         return cgroup
 
     def controllers(self) -> list[str]:
@@ -114,6 +102,16 @@ def _age_seconds(cgroup: Path) -> float:
         return time.time() - cgroup.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def limit(cgroup: Path, limits: Mapping[str, tuple[str, str]]) -> None:
+    """Give the cgroup of a run limits; who is in it already is subject to them, too.
+
+    ``limits``: what to write to which file, and which option asks for it. Raises
+    StartError where a limit cannot be set.
+    """
+    for name, (content, option) in limits.items():
+        _limit(cgroup / name, content, option)
 
 
 def _limit(path: Path, content: str, option: str) -> None:

@@ -243,7 +243,7 @@ def stay(standalone: Standalone) -> None:
     folder = standalone.folder
     url = (read_json(folder.server_json) or {})["url"]
     admin = read_json(folder.admin_json) or {}
-    print(f"\nThe dashboard is at {url}/admin/")
+    print(f"\nThe dashboard is at {url}/")
     print(f"    user      {admin.get('user', '?')}")
     print(f"    password  {admin.get('password', '?')}")
     option = "" if folder.path == _default() else f" --data={folder.path}"

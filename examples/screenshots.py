@@ -29,7 +29,7 @@ FLAGS = (
 )
 TIMEOUT_SECONDS = 20.0
 WIDE, PHONE = {"width": 1200, "height": 800}, {"width": 390, "height": 760}
-COLOURS = 128
+COLOURS = 255
 USER, PASSWORD = "ada", "a long password"
 NIGHTLY = """#!/bin/bash
 set -eu
@@ -69,7 +69,7 @@ def fill(path: Path) -> dict[str, int]:
     from django.db import connection
     from django.utils import timezone
 
-    from job_runner_worker.server import bootstrap, planning
+    from job_runner_worker.server import bootstrap, planning, tables
     from job_runner_worker.server.models import (
         Job,
         JobTemplate,
@@ -80,7 +80,7 @@ def fill(path: Path) -> dict[str, int]:
         WorkerPool,
     )
 
-    bootstrap.migrate()
+    tables.migrate()
     bootstrap.first_objects(DataFolder(path))
     User.objects.create_superuser(USER, password=PASSWORD)
     now = timezone.now()
@@ -203,7 +203,7 @@ def look(url: str, jobs: dict[str, int], folder: Path) -> None:
             page.click("text=Run now")
             page.wait_for_url("**/runs/*/")
             places[name] = page.url
-        page.wait_for_selector("text=row 6 of 400")
+        page.wait_for_selector("text=row 9 of 400")
         shoot(page, folder / "run.png")
         page.goto(places["bill"])
         page.wait_for_selector("text=Service Unavailable")
@@ -233,11 +233,15 @@ def look(url: str, jobs: dict[str, int], folder: Path) -> None:
         page.goto(places["import"])
         page.wait_for_selector("text=row 6 of 400")
         shoot(page, folder / "run-phone.png")
+        # Nothing is to go on when the server is gone.
+        page.click("summary.danger")
+        page.click("text=Kill run")
+        page.wait_for_selector("#run-head .killed")
         browser.close()
 
 
 def shoot(page: Any, path: Path) -> None:
-    """Take a picture, and make it small."""
+    """Take a picture, and make it small where Pillow is installed."""
     page.wait_for_load_state("networkidle")
     content = page.screenshot()
     try:

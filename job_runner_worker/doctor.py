@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import shutil
 import socket
@@ -74,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
             "no configuration: give its path with --config-path or in $CONFIG_PATH"
         )
     settings = settings_module.load(path, os.environ)
+    # What the checks find is told by them, and once.
+    logging.getLogger("job_runner_worker").addHandler(logging.NullHandler())
     doctor = Doctor(settings, os.environ, path=path)
     failed = 0
     for name, trouble, found in examine(doctor.checks()):
@@ -131,7 +134,7 @@ class Doctor:
         """A secret in the file is for nobody else to read."""
         if wrong := config_file.exposure(self._path, self._settings):
             raise Trouble(wrong)
-        return f"{self._path or 'settings'} can be read, by nobody else a secret in it"
+        return f"{self._path or 'settings'} can be read; its secrets are private"
 
     def api(self) -> str:
         """The API answers and accepts the key."""
@@ -217,8 +220,15 @@ class Doctor:
             raise Trouble(found)
         if path.stat().st_mode & OTHERS & ~spool_access.FOR_OTHER_USERS:
             raise Trouble(f"{path} is open to others: do `chmod 700 {path}`")
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(b"written")
+        try:
+            with tempfile.TemporaryFile(dir=path) as file:
+                file.write(b"written")
+                file.flush()
+        except OSError as error:
+            raise Trouble(
+                f"{path} cannot be written ({error.strerror}): make room there, or "
+                "correct its rights"
+            ) from error
         return f"{path} is private and can be written"
 
     def room(self) -> str:
@@ -244,10 +254,11 @@ class Doctor:
         with tempfile.TemporaryDirectory() as folder:
             cgroups = cgroup.find(Path(folder))
             if cgroups is not None:
+                controllers = ", ".join(cgroups.controllers()) or "no controllers"
                 cgroups.sweep()
         if cgroups is None or self._settings.process_tracking != "auto":
             return "sh, pidfd; subreaping shims (for cgroups: root, or Delegate=yes)"
-        return "sh, pidfd, a cgroup for each run"
+        return f"sh, pidfd, a cgroup for each run ({controllers})"
 
     def script(self) -> str:
         """A script runs to its end, and its output and exit status are there."""

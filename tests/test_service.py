@@ -6,6 +6,7 @@ import configparser
 import io
 import logging
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from job_runner_worker.settings import describe, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 UNITS = ROOT / "etc" / "systemd"
+DOCUMENTED = ROOT / "docs" / "security.rst"
 NAMES = ("job-runner-worker.service", "job-runner-worker@.service")
 CRON_NAMES = ("job-runner-worker-cron.service", "job-runner-worker-cron.timer")
 COMMAND = "/opt/job_runner_worker/bin/job_runner_worker"
@@ -70,6 +72,9 @@ def test_systemd_verifies_the_units(name: str, tmp_path: Path) -> None:
         ("WatchdogSec", "30"),
         ("Delegate", "yes"),
         ("KillMode", "process"),
+        ("KillSignal", "SIGTERM"),
+        ("TimeoutStopSec", "15min"),
+        ("Restart", "on-failure"),
         ("RestartKillSignal", "SIGINT"),
         ("OOMPolicy", "continue"),
         ("RestartPreventExitStatus", "77 78"),
@@ -99,6 +104,30 @@ def test_the_template_differs_in_the_names_of_its_files_only() -> None:
         "StateDirectory",
     }
     assert "secret" in one["Service"]["LoadCredential"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_systemd_finds_the_units_exposed_no_more_than_is_said(
+    name: str, tmp_path: Path
+) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip(NO_SYSTEMD)
+    path = tmp_path / name.replace("@", "@web")
+    shutil.copy(UNITS / name, path)
+
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "unrecognized option" in done.stderr:
+        pytest.skip("systemd 250 or later is needed for `security --offline`")
+
+    found = re.search(r"Overall exposure level for .*: (\d+\.\d)", done.stdout)
+    said = re.search(r"exposure\s+of\s+(\d+\.\d)", DOCUMENTED.read_text("utf-8"))
+    assert found is not None and said is not None, done.stderr
+    assert float(found[1]) <= float(said[1])
 
 
 @pytest.fixture

@@ -30,26 +30,23 @@ class Cgroups:
         self._parent = parent
         self._has_enabled = False
 
-    def make(
-        self, run_id: int, limits: Mapping[str, tuple[str, str]] | None = None
-    ) -> Path:
-        """Return a new or empty cgroup for one run, with limits.
-
-        ``limits``: what to write to which file, and which option asks for it. Raises
-        OSError, and StartError where a limit cannot be set.
-        """
-        cgroup = self._parent / f"run-{run_id}"
+    def make(self, name: str) -> Path:
+        """Return a new or empty cgroup for one run. Raises OSError."""
+        cgroup = self._parent / name
         # A sweep takes the parent along.
         cgroup.mkdir(parents=True, exist_ok=True)
         if not self._has_enabled:
             self._enable()
-        try:
-            for name, (content, option) in (limits or {}).items():
-                _limit(cgroup / name, content, option)
-        except StartError:
-            remove(cgroup)
-            raise
         return cgroup
+
+    def controllers(self) -> list[str]:
+        """Return which of the CONTROLLERS runs have; the others' limits fail a run."""
+        self._enable()
+        try:
+            there = (self._parent / "cgroup.controllers").read_text("ascii").split()
+        except OSError:
+            return []
+        return [name for name in CONTROLLERS if name in there]
 
     def _enable(self) -> None:
         """Hand on what controllers this worker is given: to its runs' parent, to runs.
@@ -69,6 +66,16 @@ class Cgroups:
                 if entry.is_dir():
                     remove(Path(entry.path))
             self._parent.rmdir()
+
+
+def limit(cgroup: Path, limits: Mapping[str, tuple[str, str]]) -> None:
+    """Give the cgroup of a run limits; who is in it already is subject to them, too.
+
+    ``limits``: what to write to which file, and which option asks for it. Raises
+    StartError where a limit cannot be set.
+    """
+    for name, (content, option) in limits.items():
+        _limit(cgroup / name, content, option)
 
 
 def _limit(path: Path, content: str, option: str) -> None:

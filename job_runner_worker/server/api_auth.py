@@ -1,7 +1,7 @@
 """Who asks, and what is theirs to see.
 
 A worker signs each request (protocol.md, section 3, "Authorization"); a person has
-a session, as the admin's login gives. ``request.user`` is a Worker or a User.
+a session, as the login page gives. ``request.user`` is a Worker or a User.
 """
 
 from __future__ import annotations

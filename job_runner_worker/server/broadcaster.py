@@ -116,6 +116,8 @@ class Broadcaster:
             self._to_ping.add(notice.api_key)
         if isinstance(notice, notices.RunChanged):
             self._book.forget(notice.run_id)
+            if notice.event in ("returned", "reset"):
+                self._book.freed(notice.worker_id)
             wakes = {"scheduled": True, "returned": self._book.is_short}
             if not wakes.get(notice.event, False):
                 return

@@ -101,7 +101,7 @@ def reset(run_id: int, worker: Worker) -> None:
             _end_unclaimed(run_id, now)
             kills.update(enqueue_dts=_keep_or("enqueue_dts", now), execute_dts=now)
             return
-        tell(RunChanged(run_id, "reset", by_worker=True))
+        tell(RunChanged(run_id, "reset", True, worker.pk))
         tell(RunDue(run_id))
 
 
@@ -142,7 +142,7 @@ def finish(
     with transaction.atomic():
         job_lock.take(run_id)
         if job_lock.finish(run_id, worker.pk, at, success, exit_status, reason):
-            tell(RunChanged(run_id, "returned", by_worker=True))
+            tell(RunChanged(run_id, "returned", True, worker.pk))
             chains.follow(run_id, success)
             return
     run = _run(run_id)
@@ -156,7 +156,7 @@ def finish(
         late_return_success=success,
         late_exit_status=exit_status,
     ):
-        tell(RunChanged(run_id, "returned", by_worker=True))
+        tell(RunChanged(run_id, "returned", True, worker.pk))
         return
     run = _run(run_id)
     known = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from django.db import transaction
@@ -36,6 +36,8 @@ class RunChanged:
     run_id: int
     event: str
     by_worker: bool = False
+    worker_id: int | None = field(default=None, compare=False)
+    """Who has a slot more now, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)

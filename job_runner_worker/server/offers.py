@@ -12,22 +12,23 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from job_runner_worker.server import lifecycle
 from job_runner_worker.server.models import Run, Worker
 from job_runner_worker.server.pulse import Pulse
+from job_runner_worker.server.roster import Candidate, Look, Roster
 
 OFFER_SECONDS = 5.0
-DEFAULT_SLOTS = 4
-"""Of a worker that has not said yet how many it has."""
 MAX_NOTED_LAPSES = 500
 MAX_BATCHES = 50
+BATCH = 64
+"""How many runs are looked at together."""
 _OFFER = timedelta(seconds=OFFER_SECONDS)
 
 
@@ -42,21 +43,6 @@ class Offer:
     schedule_id: int | None = None
 
 
-@dataclass(slots=True)
-class Candidate:
-    """A worker that listens, and how much it may be offered."""
-
-    worker: Worker
-    free: int
-    room: int
-    pools: set[int] = field(default_factory=set)
-
-    def take(self) -> None:
-        """Count an offer."""
-        self.free -= 1
-        self.room -= 1
-
-
 class OfferBook:
     """The offers that stand. Of what it remembers, nothing is needed for long."""
 
@@ -66,12 +52,16 @@ class OfferBook:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._choose = choose
-        self._pulse = Pulse(monotonic)
+        self._roster = Roster(Pulse(monotonic), monotonic)
         self._standing: dict[int, Offer] = {}
         self._lapsed: dict[int, None] = {}
         """Runs that a worker with free slots did not claim: others go first."""
         self.is_short = False
         """Whether runs wait because every worker has as much as it may have."""
+
+    def freed(self, worker_id: int | None) -> None:
+        """Note that a worker may have a slot more; None: that anybody may."""
+        self._roster.freed(worker_id)
 
     def forget(self, run_id: int) -> None:
         """Note that a run does not wait any more."""
@@ -80,7 +70,8 @@ class OfferBook:
 
     def drop(self, api_key: str) -> None:
         """Note that a worker did not hear what it was offered, nor pings."""
-        self._pulse.begin_again(api_key)
+        self._roster.pulse.begin_again(api_key)
+        self._roster.begin_again(api_key)
         for offer in tuple(self._standing.values()):
             if offer.api_key == api_key:
                 del self._standing[offer.run_id]
@@ -96,13 +87,12 @@ class OfferBook:
         """
         with transaction.atomic():
             self._refresh(now)
-            candidates = self._candidates(listening)
-            self._let_lapse(now, candidates)
+            look = self._let_lapse(now, listening)
             made = []
             self.is_short = False
             turns = {each.job_id: each.schedule_id for each in self._standing.values()}
-            for run in self._due(now, candidates):
-                candidate = self._pick(run, candidates.values())
+            for run in self._due(now, look):
+                candidate = self._pick(run, look)
                 turn = turns.get(run["job"], run["schedule_id"])
                 if candidate is None or turn != run["schedule_id"]:
                     continue
@@ -117,56 +107,42 @@ class OfferBook:
     def _refresh(self, now: datetime) -> None:
         """Learn what others have offered; nobody else does where there is one book."""
 
-    def _candidates(self, listening: Collection[str]) -> dict[int, Candidate]:
-        workers = Worker.objects.filter(api_key__in=listening, enqueue_is_enabled=True)
-        found = {
-            each.pk: _candidate(each)
-            for each in workers
-            if not self._pulse.is_silent(each)
-        }
-        if not found:
-            return found
-        held = (
-            Run.objects.filter(
-                worker__in=found, enqueue_dts__isnull=False, return_dts=None
-            )
-            .order_by()
-            .values_list("worker")
-            .annotate(Count("id"))
-        )
-        for worker_id, count in held:
-            found[worker_id].free -= count
-            found[worker_id].room -= count
-        pools = Worker.worker_pools.through.objects.filter(
-            worker__in=found, workerpool__enqueue_is_enabled=True
-        )
-        for worker_id, pool_id in pools.values_list("worker_id", "workerpool_id"):
-            found[worker_id].pools.add(pool_id)
-        return found
-
-    def _let_lapse(self, now: datetime, candidates: Mapping[int, Candidate]) -> None:
-        """End old offers; count the others."""
-        by_key = {each.worker.api_key: each for each in candidates.values()}
+    def _let_lapse(self, now: datetime, listening: Collection[str]) -> Look:
+        """End old offers; return who may be made new ones."""
+        lapsed: list[Offer] = []
         standing: Counter[str] = Counter()
         for offer in tuple(self._standing.values()):
             # One that holds longer than any can was made before the clock went back.
             if now < offer.until <= now + 2 * _OFFER:
                 standing[offer.api_key] += 1
-                continue
-            del self._standing[offer.run_id]
-            candidate = by_key.get(offer.api_key)
-            if candidate is not None and candidate.free > 0:
-                self._lapsed[offer.run_id] = None
+            else:
+                del self._standing[offer.run_id]
+                lapsed.append(offer)
+        asked = {offer.api_key for offer in lapsed}
+        rows = Worker.objects.filter(api_key__in=asked).order_by() if asked else ()
+        numbers = {each.api_key: each.pk for each in rows}
+        for worker_id in numbers.values():
+            self._roster.freed(worker_id)
+        look = Look(self._roster, listening, standing)
+        self._note_lapsed(lapsed, look, numbers)
+        return look
+
+    def _note_lapsed(
+        self, lapsed: Sequence[Offer], look: Look, numbers: Mapping[str, int]
+    ) -> None:
+        """Note which runs a worker left alone though it had free slots."""
+        look.read(numbers.values())
+        for offer in lapsed:
+            worker_id = numbers.get(offer.api_key)
+            candidate = None if worker_id is None else look.worker(worker_id)
+            if candidate is not None:
+                held_free = candidate.free + look.standing[offer.api_key]
+                if held_free > 0:
+                    self._lapsed[offer.run_id] = None
         for run_id in list(self._lapsed)[:-MAX_NOTED_LAPSES]:
             del self._lapsed[run_id]
-        for api_key, count in standing.items():
-            if api_key in by_key:
-                by_key[api_key].free -= count
-                by_key[api_key].room -= count
 
-    def _due(
-        self, now: datetime, candidates: Mapping[int, Candidate]
-    ) -> Iterable[dict[str, Any]]:
+    def _due(self, now: datetime, look: Look) -> Iterable[dict[str, Any]]:
         """Yield due runs that nobody is asked about, in the order they are due.
 
         One batch after another: a pool whose workers are busy does not keep those
@@ -176,51 +152,50 @@ class OfferBook:
         lapsed = tuple(self._lapsed)
         for group in (~Q(pk__in=lapsed), Q(pk__in=lapsed)) if lapsed else (Q(),):
             for _ in range(MAX_BATCHES):
-                roomy = [each for each in candidates.values() if each.room > 0]
-                room = sum(each.room for each in roomy)
-                if not room:
-                    self.is_short = True
-                    return
-                batch = list(
-                    _waiting(now)
-                    .filter(
-                        group,
-                        Q(worker=None) | Q(worker__in=[each.worker for each in roomy]),
-                        job__worker_pool__in=_pools(roomy),
-                    )
-                    .exclude(pk__in=self._standing.keys() | seen)[:room]
-                )
+                rows = _waiting(now).filter(group)
+                rows = rows.exclude(pk__in=self._standing.keys() | seen)
+                if look.full_pools:
+                    rows = rows.exclude(job__worker_pool__in=look.full_pools)
+                if look.away:
+                    rows = rows.filter(Q(worker=None) | ~Q(worker__in=look.away))
+                batch = list(rows[:BATCH])
                 seen.update(run["id"] for run in batch)
+                look.prepare(
+                    Counter(
+                        run["job__worker_pool"]
+                        for run in batch
+                        if run["worker"] is None
+                    )
+                )
                 yield from batch
-                if len(batch) < room:
+                if len(batch) < BATCH:
                     break
+        self.is_short |= bool(look.full_pools)
 
-    def _pick(
-        self, run: Mapping[str, Any], candidates: Iterable[Candidate]
-    ) -> Candidate | None:
-        possible = [
-            each
-            for each in candidates
-            if run["job__worker_pool"] in each.pools
-            and each.room > 0
-            and run["worker"] in (None, each.worker.pk)
-        ]
+    def _pick(self, run: Mapping[str, Any], look: Look) -> Candidate | None:
+        pool_id, only = run["job__worker_pool"], run["worker"]
+        if only is None:
+            known = look.of_pool(pool_id)
+        else:
+            found = look.worker(only)
+            known = [found] if found is not None and pool_id in found.pools else []
+        possible = [each for each in known if each.room > 0]
         free = [each for each in possible if each.free > 0]
         for group in (free, possible):
             others = [each for each in group if each.worker.pk != run["offered_to"]]
             if others or group:
                 return self._choose(others or group)
+        if only is not None:
+            look.away.add(only)
+            self.is_short |= bool(known)
+        elif look.has_no_room(pool_id):
+            self.is_short = True
         return None
 
 
 def holds_until(offered_at: datetime) -> datetime:
     """Return when an offer ends."""
     return offered_at + _OFFER
-
-
-def _candidate(worker: Worker) -> Candidate:
-    slots = worker.concurrent_jobs or DEFAULT_SLOTS
-    return Candidate(worker, free=slots, room=2 * slots)
 
 
 def next_due(now: datetime) -> datetime | None:
@@ -230,10 +205,6 @@ def next_due(now: datetime) -> datetime | None:
         later.order_by("schedule_dts").values_list("schedule_dts", flat=True).first()
     )
     return due
-
-
-def _pools(candidates: Iterable[Candidate]) -> set[int]:
-    return {pool for each in candidates for pool in each.pools}
 
 
 def _waiting(now: datetime) -> QuerySet[Run, dict[str, Any]]:

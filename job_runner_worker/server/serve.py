@@ -260,8 +260,9 @@ def _publish_addresses(
     # Last: who finds it, finds the others.
     write_json(folder.server_json, content)
     print(
-        f"Job-Runner server {__version__} at {url}/ (orders: port {ports.broadcast}, "
-        f"events: port {ports.events}, WebSocket: port {ports.websocket})",
+        f"Job-Runner server {__version__} at {url}/ (dashboard; orders: port "
+        f"{ports.broadcast}, events: port {ports.events}, WebSocket: port "
+        f"{ports.websocket})",
         flush=True,
     )
 

@@ -72,7 +72,7 @@ def test_the_parent_is_made_in_the_workers_own_cgroup(
 ):
     machine.says(mountinfo, memberships)
     parent = machine.add_parent(own)
-    made = machine.find().make(5)
+    made = machine.find().make("run-5")
     assert made == parent / "run-5"
     assert made.is_dir()
 
@@ -116,7 +116,7 @@ def test_a_cgroup_in_which_nothing_can_be_made_is_none(machine):
 def test_each_spool_has_a_parent_of_its_own_and_always_the_same(contained, tmp_path):
     spools = tmp_path / "a", tmp_path / "b", tmp_path / "a"
     found = [cgroup.find(spool) for spool in spools]
-    paths = [cgroups.make(1) for cgroups in found]
+    paths = [cgroups.make("run-1") for cgroups in found]
     assert paths[0] == paths[2] != paths[1]
     for cgroups in found:
         cgroups.sweep()
@@ -147,7 +147,7 @@ def test_a_runs_cgroup_is_removed_when_the_run_has_ended(contained):
 
 
 def test_a_cgroup_with_somebody_in_it_stays_until_nobody_is(contained):
-    made = contained.cgroups.make(77)
+    made = contained.cgroups.make("run-77")
     with subprocess.Popen(["sleep", "60"]) as process:
         (made / "cgroup.procs").write_text(str(process.pid))
         assert cgroup.remove(made) is False

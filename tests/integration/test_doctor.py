@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import another_user, fill_disk
 from harness import ROOT
 from scene import LIMIT_SECONDS
 
@@ -66,6 +68,18 @@ def open_folder(folder: Path) -> dict[str, Any]:
     return {"spool_path": folder / "open"}
 
 
+def a_link(folder: Path) -> dict[str, Any]:
+    (folder / "link").symlink_to(folder)
+    return {"spool_path": folder / "link"}
+
+
+def in_a_shared_folder(folder: Path) -> dict[str, Any]:
+    (folder / "shared" / "spool").mkdir(parents=True)
+    (folder / "shared" / "spool").chmod(0o700)
+    (folder / "shared").chmod(0o777)
+    return {"spool_path": folder / "shared" / "spool"}
+
+
 BROKEN: list[tuple[str, Callable[[Path], dict[str, Any]], str]] = [
     (
         "API and key",
@@ -89,6 +103,8 @@ BROKEN: list[tuple[str, Callable[[Path], dict[str, Any]], str]] = [
     ),
     ("spool", a_file, "is no folder: choose another spool_path"),
     ("spool", open_folder, "is open to others: do `chmod 700 "),
+    ("spool", a_link, "is a symbolic link: give the path of the folder, "),
+    ("spool", in_a_shared_folder, "everybody may change: do `chmod o-w "),
 ]
 
 
@@ -116,7 +132,7 @@ def test_on_a_good_set_up_every_check_is_ok(
 @pytest.mark.parametrize(
     ("check", "breakage", "said"),
     BROKEN,
-    ids=["api", "secret", "orders", "events", "file", "open"],
+    ids=["api", "secret", "orders", "events", "file", "open", "link", "shared"],
 )
 def test_on_a_broken_set_up_one_check_fails_and_says_the_remedy(
     server: StandInServer,
@@ -185,6 +201,59 @@ def test_a_machine_without_a_shell_is_told(
 
     with pytest.raises(doctor.Trouble, match="install a shell"):
         made(server, tmp_path).processes()
+
+
+def test_a_spool_on_a_full_disk_is_told(
+    server: StandInServer, small_disk: Path, tmp_path: Path
+) -> None:
+    fill_disk(small_disk)
+    path = server.write_config(tmp_path, spool_path=small_disk)
+    checks = doctor.Doctor(settings.load(path, {}), {})
+
+    full = r"cannot be written \(No space left on device\): make room there"
+    with pytest.raises(doctor.Trouble, match=full):
+        checks.spool()
+    with pytest.raises(doctor.Trouble, match="0 MiB are left for .*: make room"):
+        checks.room()
+
+
+def test_a_spool_that_may_not_be_written_is_told(
+    server: StandInServer, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    path = server.write_config(tmp_path, spool_path=tmp_path / "theirs")
+    checks = doctor.Doctor(settings.load(path, {}), {})
+    for parent in [*tmp_path.parents][:-2]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    tmp_path.chmod(0o755)
+
+    with (
+        another_user(),
+        pytest.raises(doctor.Trouble, match="belongs to user 0: do `chown "),
+    ):
+        checks.spool()
+
+
+def test_a_kernel_without_pidfd_is_told(
+    server: StandInServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+
+    with pytest.raises(doctor.Trouble, match="no pidfd: .*: Linux 5.4 or later is"):
+        made(server, tmp_path).processes()
+
+
+def test_an_open_file_with_the_secret_is_told(
+    server: StandInServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = server.write_config(tmp_path)
+    path.chmod(0o644)
+
+    assert cli.main(["doctor", "--config-path", str(path)]) == 1
+
+    verdict, said = lines_of(capsys.readouterr().out)["configuration"]
+    assert verdict == "FAILED" and said.endswith(f"do `chmod o= {path}`")
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_without_a_configuration_the_doctor_says_so(

@@ -192,6 +192,7 @@ def test_a_worker_is_offered_its_slots_and_as_much_again(site, book, now):
         book.forget(run.pk)
     assert book.make(now, there) == []
     lifecycle.finish(runs[0].pk, site.worker, now, success=True)
+    book.freed(site.worker.pk)
     assert ids(book.make(now, there)) == [runs[4].pk]
 
 

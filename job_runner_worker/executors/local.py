@@ -63,6 +63,7 @@ class LocalExecutor:
         if self._cgroups is not None:
             # A worker that was killed leaves those of its runs behind.
             self._cgroups.sweep()
+            self._cgroups.sweep_abandoned()
         self._spawner.start()
         if self._options.standing_path is not None:
             self._standing.open(

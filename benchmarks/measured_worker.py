@@ -20,7 +20,7 @@ from central import ENVIRONMENT, ROOT, BenchmarkError, Central
 STOP_SECONDS = 15.0
 QUIET_SECONDS = 15.0
 POLL_SECONDS = 0.005
-KEPT_IN_SPOOL = {"lock", "spool.json", "control"}
+KEPT_IN_SPOOL = {"lock", "spool.json", "control", "standing"}
 
 
 class MeasuredWorker:
@@ -112,7 +112,7 @@ class MeasuredWorker:
 
     def is_quiet(self) -> bool:
         """Return whether every run has left the spool: its end has been reported."""
-        return {path.name for path in self.spool_path.iterdir()} == KEPT_IN_SPOOL
+        return {path.name for path in self.spool_path.iterdir()} <= KEPT_IN_SPOOL
 
     def wait_until_quiet(self) -> None:
         """Wait until every run has left the spool."""

@@ -127,6 +127,8 @@ class LiveRun:
 
     def forget(self) -> None:
         """The run is not this worker's (any more)."""
+        if self._folder is not None:
+            self._folder.leave()
         self._folder = None
         self._is_decided.set()
         self._ended.set()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from job_runner_worker import run_note, shim_lines
 from job_runner_worker.errors import RunFolderError
+from job_runner_worker.made_ahead import MadeAhead, furnish
 from job_runner_worker.models import Outcome, Run
 from job_runner_worker.output_file import OutputFile
 from job_runner_worker.private_files import (
@@ -35,8 +36,6 @@ from job_runner_worker.shim_lines import ScriptProcess as ScriptProcess
 
 NEW_SUFFIX = ".new"
 DONE_SUFFIX = ".done"
-_EXIT_STATUS_BYTES = 4
-_PID_BYTES = 64
 _MAX_PID = 2**31 - 1
 _MAX_EXIT_STATUS = 255
 _FILES = (
@@ -59,16 +58,26 @@ class RunFolder:
         self.note = note
         self.files = PrivateFolder(path)
         self.output = OutputFile(path / "output", note.max_log_bytes, self.files)
+        self.made_ahead: MadeAhead | None = None
         self._reported = ReportedSteps(self.files)
         self._searched_bytes = 0
         self._end: int | None = None
 
     @classmethod
-    def create(cls, path: Path, note: Note) -> RunFolder:
-        """Make a folder for a run that is about to be claimed: whole or not at all."""
-        unfinished = path.with_name(path.name + NEW_SUFFIX)
-        unfinished.mkdir(mode=0o700)
+    def create(
+        cls, path: Path, note: Note, made_ahead: MadeAhead | None = None
+    ) -> RunFolder:
+        """Make a folder for a run that is about to be claimed: whole or not at all.
+
+        One that was ``made_ahead`` becomes that folder.
+        """
         folder = cls(path, note)
+        if made_ahead is None:
+            unfinished = path.with_name(path.name + NEW_SUFFIX)
+            unfinished.mkdir(mode=0o700)
+        else:
+            unfinished = made_ahead.path
+            folder.made_ahead = made_ahead
         try:
             folder.files.hold(unfinished)
             folder.files.write("run.json", run_note.encode(note))
@@ -143,17 +152,8 @@ class RunFolder:
         """
         if self._read("script") != script:
             self.files.write("script", script)
-        for name, length in (
-            ("output", 0),
-            # Written at their full size now, so that a full disk cannot lose them; and
-            # completed, not written again, where it was full the first time.
-            ("exit_status", _EXIT_STATUS_BYTES),
-            ("pid", _PID_BYTES),
-        ):
-            self.files.complete(name, b" " * length)
-        for name in ("work", "tmp"):
-            self.files.make_folder(name)
-        self.files.make_fifo("bell")
+        if not self.made_ahead:
+            furnish(self.files)
 
     def shim(self) -> ProcessId | None:
         """Return the shim that began this run, None if none has.
@@ -180,15 +180,17 @@ class RunFolder:
             _log.warning("run %d: cannot write began: %s", self.note.run_id, error)
         return True
 
-    def script_process(self) -> ScriptProcess | None:
-        """Return the script's process, None if the script has not begun yet."""
-        numbers = shim_lines.numbers(self._read("pid") or b"", 3)
-        if not numbers or max(numbers[0], numbers[2]) > _MAX_PID:
+    def script_process(self, shim: ProcessId | None = None) -> ScriptProcess | None:
+        """Return the script's process, None if the script has not begun yet.
+
+        ``shim`` is the run's, if that is known already.
+        """
+        numbers = shim_lines.numbers(self._read("pid") or b"", 2)
+        if not numbers or max(numbers) > _MAX_PID:
             return None
-        pid, start_ticks, relay_pid = numbers
-        return ScriptProcess(
-            ProcessId(pid, start_ticks), relay_pid, self._modified_at("pid")
-        )
+        pid, relay_pid = numbers
+        script = shim_lines.child(pid, shim or self.shim())
+        return ScriptProcess(script, relay_pid, self._modified_at("pid"))
 
     def exit_status(self) -> int | None:
         """Return the script's exit status, None while there is none."""
@@ -272,6 +274,11 @@ class RunFolder:
         done = self.path.with_name(self.path.name + DONE_SUFFIX)
         self.path.rename(done)
         remove_tree(done)
+
+    def leave(self) -> None:
+        """Nothing will be started here any more."""
+        if self.made_ahead is not None:
+            self.made_ahead.abandon()
 
     def _check_files(self) -> None:
         """Refuse a folder in which something stands in the place of a file.

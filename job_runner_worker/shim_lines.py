@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
@@ -24,6 +25,22 @@ class ScriptProcess:
     script: ProcessId
     relay_pid: int
     started_at: datetime
+
+
+def child(pid: int, parent: ProcessId | None) -> ProcessId:
+    """Return a child of a process for good.
+
+    One that is gone, or is not that one's child (any more), started at 0: it never
+    exists.
+    """
+    try:
+        content = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return ProcessId(pid, 0)
+    # The name in field 2 may hold anything, also spaces and parentheses.
+    fields = content.rpartition(b")")[2].split()
+    is_child = parent is not None and int(fields[1]) == parent.pid
+    return ProcessId(pid, int(fields[19]) if is_child else 0)
 
 
 def numbers(content: bytes, count: int) -> list[int] | None:

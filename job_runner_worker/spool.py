@@ -6,6 +6,7 @@
 <spool>/parts/       what sources and reporters keep for themselves
 <spool>/failed/      what could not be read or reported; see failed_folders
 <spool>/kills/       kill requests under way that no run folder has; see kill_notes
+<spool>/standing/    folders made ahead, with a shim in each; see executors.standing
 <spool>/paused       there while no run is to be claimed; see admission
 <spool>/control      the socket of the worker that is alive; see control
 """
@@ -19,7 +20,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from job_runner_worker import spool_access
@@ -27,6 +28,7 @@ from job_runner_worker.errors import RunFolderError, SpoolError, SpoolLockedErro
 from job_runner_worker.failed_folders import FAILED, FailedFolders
 from job_runner_worker.kill_notes import KILLS, KillNotes
 from job_runner_worker.ledger import Ledger
+from job_runner_worker.made_ahead import MadeAhead
 from job_runner_worker.private_files import (
     PrivateFolder,
     read_file,
@@ -45,7 +47,8 @@ FORMAT = 1
 LOCK_PATIENCE_SECONDS = 0.5
 """How long a worker waits for the lock: an operator's command has it for moments."""
 _LOCK_PAUSE_SECONDS = 0.02
-_NO_RUNS = (FAILED, KILLS, "parts")
+STANDING = "standing"
+_NO_RUNS = (FAILED, KILLS, STANDING, "parts")
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +59,8 @@ class Spool:
         self.path = path
         self.failed = FailedFolders(path)
         self.kill_notes = KillNotes(path)
+        self.folder_made_ahead: Callable[[], MadeAhead | None] = lambda: None
+        """Returns a folder in which a script begins sooner than in a new one."""
         self.ledger = Ledger()
         self._owner = {
             "format": FORMAT,
@@ -99,8 +104,8 @@ class Spool:
         """Make the folder of a run that is about to be claimed.
 
         ``limit`` is max_log_bytes: it holds for this run whatever the settings say
-        after a restart. ``failure`` is for a run that will not be started. Raises
-        OSError.
+        after a restart. ``failure`` is for a run that will not be started. Else the
+        folder may be one that `folder_made_ahead` has. Raises OSError.
         """
         note = Note(
             run_id=run_id,
@@ -112,7 +117,15 @@ class Spool:
             failed_at=claimed_at if failure else "",
             end_mark=f"\x1eend of run {run_id} {uuid.uuid4().hex}\n",
         )
-        return RunFolder.create(self.path / str(run_id), note)
+        path = self.path / str(run_id)
+        made_ahead = None if failure else self.folder_made_ahead()
+        if made_ahead is not None:
+            try:
+                return RunFolder.create(path, note, made_ahead)
+            except OSError as error:
+                _log.warning("%s cannot become %s: %s", made_ahead.path, path, error)
+                made_ahead.abandon()
+        return RunFolder.create(path, note)
 
     def has(self, run_id: int) -> bool:
         """Return whether there is a folder of a run, also among the failed ones."""

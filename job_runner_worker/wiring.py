@@ -43,10 +43,12 @@ from job_runner_worker.sources.broadcast import BroadcastOptions, BroadcastSourc
 from job_runner_worker.sources.launcher import LauncherOptions, LauncherSource
 from job_runner_worker.sources.launcher_callers import Callers
 from job_runner_worker.sources.launcher_http import LauncherDoor, listen
-from job_runner_worker.spool import Spool
+from job_runner_worker.spool import STANDING, Spool
 from job_runner_worker.spool_access import FOR_OTHER_USERS
 from job_runner_worker.worker import Worker
 
+MAX_STANDING_SHIMS = 4
+"""So many runs at once begin at once; more would only take memory."""
 _log = logging.getLogger(__name__)
 
 
@@ -99,13 +101,9 @@ def build_worker(
         clocks = _add_central_server(settings, sources, reporters, pong)
     if settings.launcher_bind is not None:
         _add_launcher(settings, spool, environ, sources, reporters)
-    worker = Worker(
-        worker_options(settings),
-        spool,
-        sources,
-        build_executor(settings, spool, environ),
-        reporters,
-    )
+    executor = build_executor(settings, spool, environ)
+    spool.folder_made_ahead = executor.folder_made_ahead
+    worker = Worker(worker_options(settings), spool, sources, executor, reporters)
     pong.worker = worker
     return worker, clocks
 
@@ -249,6 +247,8 @@ def build_executor(
         run_defaults=settings.run_defaults,
         run_ceilings=settings.run_ceilings,
         run_as_users=settings.run_as_users,
+        standing_path=spool.path / STANDING,
+        standing_shims=min(settings.concurrent_jobs, MAX_STANDING_SHIMS),
     )
     if settings.run_as_users:
         # Those users pass through to the folders of their runs; nobody may list it.

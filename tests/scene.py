@@ -175,7 +175,7 @@ def wait_for_death(*pids: int) -> None:
 def run_folders(spool_path: Path) -> list[str]:
     """Return the names of what is in a spool beside what stays there."""
     names = {path.name for path in spool_path.iterdir()}
-    return sorted(names - {"lock", "spool.json", "control"})
+    return sorted(names - {"lock", "spool.json", "control", "standing"})
 
 
 class Gate:

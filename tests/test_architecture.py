@@ -48,6 +48,7 @@ PURE = (
 )
 CONTRACTS = ("*.base", "central_api")
 FOLDER = (
+    "made_ahead",
     "output_file",
     "private_files",
     "spool_access",

@@ -272,13 +272,17 @@ def test_a_began_says_that_the_run_has_begun_whatever_is_in_it(folder, content, 
 
 def test_the_scripts_process_is_known_when_its_line_is_whole(folder):
     path = folder.path / "pid"
-    for content in (b"", b" " * 64, b"12 34", b"12 34 x"):
+    for content in (b"", b" " * 64, b"12", b"12 x", b"12 34 56"):
         path.write_bytes(content)
         assert folder.script_process() is None
-    path.write_bytes(b"12 34 56\n" + b" " * 55)
+    own, parent = os.getpid(), ProcessId(os.getppid(), 1)
+    path.write_bytes(b"%d 56\n" % own + b" " * 55)
     os.utime(path, (1_800_000_000, 1_800_000_000))
-    process = folder.script_process()
-    assert (process.script, process.relay_pid) == (ProcessId(12, 34), 56)
+    process = folder.script_process(parent)
+    assert (process.script.pid, process.relay_pid) == (own, 56)
+    assert process.script.start_ticks > 0
+    # Whoever has the script's number and another parent is somebody else.
+    assert folder.script_process().script == ProcessId(own, 0)
     assert process.started_at == datetime.fromtimestamp(1_800_000_000, UTC)
 
 

@@ -11,7 +11,7 @@ import os
 import pwd
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,46 @@ def prepare(launch: Launch, options: RunOptions, folder: RunFolder) -> None:
     text = "".join([*lines, f'exec "$@" <{NOTHING_TO_READ}\n'])
     # One compound command is read as a whole before any of it is done.
     folder.files.write_atomically(_FILE, f"{{\n{text}}}\n".encode())
+
+
+def order(
+    launch: Launch,
+    folder: RunFolder,
+    variables: Mapping[str, str],
+    command: Sequence[str],
+) -> bytes:
+    """Return what a shim is told: how a script begins, and what is done at its end.
+
+    One compound command: a part of it is nothing. ``variables`` are the script's own.
+    """
+    note = folder.note
+    told = {
+        "folder": str(folder.path),
+        "end_mark": note.end_mark.strip("\x1e\n"),
+        "leftovers": "kill" if note.kill_leftovers else "leave",
+        "script_umask": launch.umask or _umask(),
+        "stdin": launch.stdin,
+    }
+    lines = [
+        "{",
+        _assignments(told),
+        f"export {_assignments(variables)}",
+        f"set -- {shlex.join([*launch.prefix, *command])}",
+        "return",
+        "}\n",
+    ]
+    return os.fsencode("\n".join(lines))
+
+
+def _assignments(values: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+
+
+def _umask() -> str:
+    """Return the worker's umask, which its scripts inherit: there is no other way."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return f"{mask:04o}"
 
 
 def cgroup_limits(options: RunOptions) -> Mapping[str, tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,12 @@ import gevent
 from job_runner_worker import run_options
 from job_runner_worker.errors import StartError
 from job_runner_worker.executors import cgroup, launch, shebang
-from job_runner_worker.executors.launch import SHELL, Launch
+from job_runner_worker.executors.launch import SHELL
 from job_runner_worker.executors.local_execution import LocalExecution
 from job_runner_worker.executors.output_keeper import OutputKeeper
-from job_runner_worker.executors.spawner import Birth, Spawner
+from job_runner_worker.executors.spawner import Spawner
+from job_runner_worker.executors.standing import StandingShim, StandingShims
+from job_runner_worker.made_ahead import MadeAhead
 from job_runner_worker.models import Run
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.run_options import NOTHING, RunOptions
@@ -28,6 +29,7 @@ class LocalOptions:
     """What the operator decides about scripts.
 
     ``environment`` is what every script gets; TMPDIR and JOB_RUNNER_* are added.
+    ``standing_shims`` shims wait for scripts below ``standing_path``, if there is one.
     """
 
     environment: Mapping[str, str]
@@ -37,6 +39,8 @@ class LocalOptions:
     run_defaults: RunOptions = NOTHING
     run_ceilings: RunOptions = NOTHING
     run_as_users: tuple[str, ...] = ()
+    standing_path: Path | None = None
+    standing_shims: int = 0
 
 
 class LocalExecutor:
@@ -48,6 +52,9 @@ class LocalExecutor:
         self._options = options
         self._cgroups = cgroups
         self._spawner = Spawner()
+        self._standing = StandingShims(
+            self._spawner, cgroups, (SHELL, str(SHIM)), options.environment
+        )
         self._live: set[LocalExecution] = set()
         self._keeper = OutputKeeper()
 
@@ -56,15 +63,29 @@ class LocalExecutor:
         if self._cgroups is not None:
             # A worker that was killed leaves those of its runs behind.
             self._cgroups.sweep()
+            self._cgroups.sweep_abandoned()
         self._spawner.start()
+        if self._options.standing_path is not None:
+            self._standing.open(
+                self._options.standing_path, self._options.standing_shims
+            )
+
+    def folder_made_ahead(self) -> MadeAhead | None:
+        """Return a folder in which a shim waits, None if there is none."""
+        return self._standing.take_folder()
 
     def start(self, run: Run, folder: RunFolder) -> LocalExecution:
         """Begin the script. See executors.base.Executor."""
         try:
             return self._start(run, folder)
+        except OSError as error:
+            folder.files.close()
+            raise StartError(f"cannot write the run folder: {error}") from error
         except StartError:
             folder.files.close()
             raise
+        finally:
+            self._standing.refill()
 
     def _start(self, run: Run, folder: RunFolder) -> LocalExecution:
         script = shebang.script_bytes(run.script)
@@ -73,24 +94,24 @@ class LocalExecutor:
             self._options.run_defaults,
             self._options.run_ceilings,
         )
-        environment = self._environment_of(run, folder)
-        search_path = dict(options.env).get("PATH", environment.get("PATH"))
+        variables = self._variables_of(run, folder)
+        search_path = self._options.environment.get("PATH")
+        search_path = dict(options.env).get("PATH", search_path)
         command = shebang.command(script, folder.script_path, search_path)
         beginning = launch.plan(options, self._options.run_as_users)
-        try:
-            folder.prepare(script)
-            launch.prepare(beginning, options, folder)
-            birth = self._note_options(options, folder, beginning)
+        folder.prepare(script)
+        launch.prepare(beginning, options, folder)
+        with self._standing.shim_in(folder) as shim:
+            self._note_options(options, folder, shim)
+            if beginning.owner is not None:
+                shim.own_output(beginning.owner.pw_uid)
             execution = self._execution(folder)
-        except OSError as error:
-            raise StartError(f"cannot write the run folder: {error}") from error
-        argv = self._argv(folder, command, beginning)
-        try:
-            self._spawner.spawn(folder.path, argv, environment, birth)
-        except StartError:
-            execution.let_go()
-            raise
-        return self._begin(execution)
+            try:
+                shim.order(launch.order(beginning, folder, variables, command))
+                return self._begin(execution, shim)
+            except StartError:
+                execution.let_go()
+                raise
 
     def attach(self, run: Run, folder: RunFolder) -> LocalExecution | None:
         """Take up a script that has begun. See executors.base.Executor."""
@@ -104,23 +125,26 @@ class LocalExecutor:
         elif folder.exit_status() is None:
             # An earlier worker may have died in the middle of a kill.
             execution.tree().wake()
-        return self._begin(execution)
+        try:
+            return self._begin(execution)
+        except StartError:
+            execution.let_go()
+            raise
 
     def close(self) -> None:
         """Let go of everything but the scripts."""
         for execution in list(self._live):
             execution.let_go()
         self._keeper.close()
+        self._standing.close()
         if self._cgroups is not None:
             self._cgroups.sweep()
         self._spawner.close()
 
-    def _begin(self, execution: LocalExecution) -> LocalExecution:
-        try:
-            execution.wait_until_begun()
-        except StartError:
-            execution.let_go()
-            raise
+    def _begin(
+        self, execution: LocalExecution, shim: StandingShim | None = None
+    ) -> LocalExecution:
+        execution.wait_until_begun(shim)
         self._live.add(execution)
         self._keeper.watch(execution.output, execution.is_script_alive)
         execution.watch(self._ended)
@@ -139,45 +163,25 @@ class LocalExecutor:
         return LocalExecution(folder, grace_seconds, attached=attached)
 
     def _note_options(
-        self, options: RunOptions, folder: RunFolder, beginning: Launch
-    ) -> Birth:
+        self, options: RunOptions, folder: RunFolder, shim: StandingShim
+    ) -> None:
         """Write down what holds for this run whatever the next worker is told."""
         limits = launch.cgroup_limits(options)
-        own_cgroup = ""
-        if self._cgroups is not None:
-            own_cgroup = str(self._cgroups.make(folder.note.run_id, limits))
-        elif limits:
-            asked = ", ".join(option for _, option in limits.values())
-            raise StartError(
-                f"{asked} cannot be honoured: this worker may make no cgroup for a run "
-                "(`job_runner_worker doctor` says why)"
-            )
+        if limits:
+            _limit(shim, limits)
         note = folder.note
         changes = {
-            "cgroup": own_cgroup,
+            "cgroup": str(shim.cgroup or ""),
             "kill_leftovers": self._options.kill_leftovers,
             "timeout_seconds": options.timeout_seconds,
             "kill_grace_seconds": options.kill_grace_seconds,
         }
         if any(getattr(note, name) != value for name, value in changes.items()):
             folder.update_note(**changes)
-        owner = beginning.owner.pw_uid if beginning.owner else -1
-        return Birth(own_cgroup, bool(limits), owner)
 
-    def _argv(
-        self, folder: RunFolder, command: list[str], beginning: Launch
-    ) -> list[str]:
-        note = folder.note
-        leftovers = "kill" if note.kill_leftovers else "leave"
-        mark = note.end_mark.strip("\x1e\n")
-        umask = beginning.umask or _umask()
-        shim = [SHELL, str(SHIM), str(folder.path), mark, leftovers, umask]
-        return [*shim, beginning.stdin, *beginning.prefix, *command]
-
-    def _environment_of(self, run: Run, folder: RunFolder) -> dict[str, str]:
+    def _variables_of(self, run: Run, folder: RunFolder) -> dict[str, str]:
         title = run.job_title.replace("\0", "").encode("utf-8", "replace").decode()
         return {
-            **self._options.environment,
             "TMPDIR": str(folder.temporary_path),
             "JOB_RUNNER_RUN_ID": str(run.id),
             "JOB_RUNNER_JOB_ID": run.job_id,
@@ -186,8 +190,16 @@ class LocalExecutor:
         }
 
 
-def _umask() -> str:
-    """Return the worker's umask, which its scripts inherit: there is no other way."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return f"{mask:04o}"
+def _limit(shim: StandingShim, limits: Mapping[str, tuple[str, str]]) -> None:
+    asked = ", ".join(option for _, option in limits.values())
+    if shim.cgroup is None:
+        raise StartError(
+            f"{asked} cannot be honoured: this worker may make no cgroup for a run "
+            "(`job_runner_worker doctor` says why)"
+        )
+    cgroup.limit(shim.cgroup, limits)
+    if not shim.is_in_cgroup:
+        raise StartError(
+            f"{asked} cannot be honoured: the shim could not be born in {shim.cgroup}",
+            transient=True,
+        )

@@ -24,6 +24,7 @@ from job_runner_worker.executors.process_tree import (
     forbid_file_growth,
     is_alive,
 )
+from job_runner_worker.executors.standing import StandingShim
 from job_runner_worker.models import Outcome, Usage
 from job_runner_worker.run_folder import RunFolder, ScriptProcess, boot_id
 
@@ -36,6 +37,8 @@ _RELAY_PATIENCE_SECONDS = 2.0
 """How long the output may stand still before a missing end mark is given up."""
 _RELAY_PAUSE_SECONDS = 0.02
 _SHIM_EXIT_SECONDS = 5.0
+_BEGIN_PAUSE_SECONDS = 0.01
+"""Between `began` and the script's pid there is next to no time."""
 _CGROUP_PAUSES_SECONDS = (0.0, 0.01, 0.1, 1.0)
 
 
@@ -71,16 +74,22 @@ class LocalExecution:
         """When the script began."""
         return self._process.started_at if self._process else datetime.now(UTC)
 
-    def wait_until_begun(self) -> None:
+    def wait_until_begun(self, shim: StandingShim | None = None) -> None:
         """Return when the script has a pid, or will never have one.
 
+        ``shim`` is who was ordered to begin it; another one may have been faster.
         Raises StartError where the run has not begun.
         """
-        while (process := self._folder.script_process()) is None and self._listen():
-            pass
-        self._process = process or self._folder.script_process()
+        has_begun = shim is not None and shim.wait_until_begun()
         self._shim = self._shim or self._folder.shim()
-        if self._shim is None:
+        if self._shim is not None:
+            self._attached = self._attached or not has_begun
+            while (
+                process := self._folder.script_process(self._shim)
+            ) is None and self._listen(_BEGIN_PAUSE_SECONDS):
+                pass
+            self._process = process or self._folder.script_process(self._shim)
+        else:
             raise StartError(
                 "the script's shim could not begin: is the spool writable, and is "
                 f"there a {SHELL}?",
@@ -91,7 +100,8 @@ class LocalExecution:
         """Begin to wait for the end; ``on_end`` is called once there is an outcome."""
         self._watcher = gevent.spawn(self._watch, on_end)
         limit_seconds = self._folder.note.timeout_seconds
-        if limit_seconds is not None and self._process is not None:
+        is_running = self._process is not None and self._process.script.start_ticks
+        if limit_seconds is not None and self._process is not None and is_running:
             left = limit_seconds - _age_seconds(self._process)
             self._timer = gevent.spawn_later(max(0.0, left), self._time_out)
 

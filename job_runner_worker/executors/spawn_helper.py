@@ -5,15 +5,18 @@ the more the larger the process is. So the worker leaves it to this one, which i
 next to nothing. It reads one JSON object a message from the SEQPACKET socket that is
 its standard input, answers each, and ends when the worker is gone.
 
-Request: {"folder": run folder, "argv": the shim's whole command line, "env": {...},
-"cgroup": where the shim is to be born, or "", "must_be_there": whether nowhere else,
-"output_owner": the user id that the output pipe gets, or -1}
-Answer: {"pid": N} or {"errno": N, "error": text}
+Request: {"folder": run folder, "argv": the shim's command line, "env": {...},
+"cgroup": where the shim is to be born if that is possible, or ""}. To the command line
+the shim's pid and start time are added.
+Answer: {"pid": N, "is_in_cgroup": BOOL} with two descriptors: where the shim's order is
+to be written, and where it tells that its script has begun; or {"errno": N, "error":
+text}
 """
 
 import contextlib
 import ctypes
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -30,7 +33,10 @@ CLONE_INTO_CGROUP = 0x200000000
 REQUEST_BYTES = 1024 * 1024
 LOWEST_OWN_DESCRIPTOR = 10
 LAST_DESCRIPTOR = 2**31 - 1
-BELL, PIPE_READ, PIPE_WRITE = 3, 4, 5
+BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, ORDER_WRITE, BEGUN_READ, BEGUN_WRITE = range(
+    3, 10
+)
+SHIMS = (BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, BEGUN_WRITE)
 """What the shim finds open; the helper's own descriptors stay above them."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -51,12 +57,15 @@ def main() -> None:
         os.dup2(null, standard)
     os.close(null)
     _set_signals()
+    # What is never looked at again stays shared with the forks.
+    gc.disable()
+    gc.freeze()
     while request := connection.recv(REQUEST_BYTES):
         try:
-            answer: dict[str, object] = {"pid": _spawn(json.loads(request))}
+            _spawn(json.loads(request), connection)
         except OSError as error:
             answer = {"errno": error.errno, "error": str(error)}
-        connection.send(json.dumps(answer).encode())
+            connection.send(json.dumps(answer).encode())
 
 
 def _set_signals() -> None:
@@ -76,35 +85,31 @@ def _set_signals() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
-def _spawn(request: dict[str, Any]) -> int:
+def _spawn(request: dict[str, Any], connection: socket.socket) -> None:
     descriptors = [os.open(f"{request['folder']}/bell", os.O_RDWR | os.O_NOFOLLOW)]
     try:
-        descriptors += os.pipe()
-        if request["output_owner"] >= 0:
-            # So that the script can open /dev/stderr again.
-            for descriptor in descriptors[1:]:
-                os.fchown(descriptor, request["output_owner"], -1)
-        pid = _fork(request["cgroup"], must_be_there=request["must_be_there"])
+        for _ in range(3):
+            descriptors += os.pipe()
+        pid, is_in_cgroup = _fork(request["cgroup"])
         if pid == 0:
             _become_shim(request)
+        answer = json.dumps({"pid": pid, "is_in_cgroup": is_in_cgroup}).encode()
+        socket.send_fds(connection, [answer], [ORDER_WRITE, BEGUN_READ])
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    return pid
 
 
-def _fork(cgroup: str, *, must_be_there: bool) -> int:
-    """Fork, where possible right into a cgroup.
+def _fork(cgroup: str) -> tuple[int, bool]:
+    """Fork, where possible right into a cgroup; return the pid, and whether it was.
 
     To move a process into a cgroup later costs it some ten milliseconds (the kernel
     waits for every processor to come by), to be born there costs nothing.
     """
-    if must_be_there:
-        return _clone_into(cgroup)
     if cgroup:
         with contextlib.suppress(OSError):
-            return _clone_into(cgroup)
-    return os.fork()
+            return _clone_into(cgroup), True
+    return os.fork(), False
 
 
 def _clone_into(cgroup: str) -> int:
@@ -130,11 +135,22 @@ def _become_shim(request: dict[str, Any]) -> None:
         for number in (*_IGNORED, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         # Descriptors are given out lowest first, and 3 to 9 were free.
-        for descriptor in (BELL, PIPE_READ, PIPE_WRITE):
+        for descriptor in SHIMS:
             os.set_inheritable(descriptor, True)
-        os.execve(request["argv"][0], request["argv"], request["env"])
+        os.chdir(request["folder"])
+        argv = [*request["argv"], str(os.getpid()), _start_ticks()]
+        os.execve(argv[0], argv, request["env"])
     finally:
         os._exit(127)
+
+
+def _start_ticks() -> str:
+    """Return when this process started: field 22 of its stat file."""
+    descriptor = os.open("/proc/self/stat", os.O_RDONLY)
+    content = os.read(descriptor, 1024)
+    os.close(descriptor)
+    # The name in field 2 may hold anything, also spaces and parentheses.
+    return content.rpartition(b")")[2].split()[19].decode("ascii")
 
 
 if __name__ == "__main__":

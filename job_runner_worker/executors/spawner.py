@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gevent.socket
 from gevent.lock import RLock
@@ -22,16 +23,16 @@ _SEND_BUFFER_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
-    """Where a shim is to be born, and whose its output pipe is.
+class Spawned:
+    """A new shim: its pid, whether it was born in its cgroup, and two descriptors.
 
-    Where ``must_be_there`` is false, a shim that cannot be born in its cgroup is born
-    elsewhere.
+    What is written to ``order`` is what it does; on ``begun`` it says when it does.
     """
 
-    cgroup: str = ""
-    must_be_there: bool = False
-    output_owner: int = -1
+    pid: int
+    is_in_cgroup: bool
+    order: int
+    begun: int
 
 
 class Spawner:
@@ -53,32 +54,30 @@ class Spawner:
         folder: Path,
         argv: Sequence[str],
         environment: Mapping[str, str],
-        birth: Birth | None = None,
-    ) -> int:
-        """Return the pid of a new shim, the leader of its own session.
+        cgroup: str = "",
+    ) -> Spawned:
+        """Return a new shim, the leader of its own session, which waits in a folder.
 
-        Raises StartError where there was no fork; a transient one also where a helper
-        was killed twice, and nobody knows.
+        One that cannot be born in its cgroup is born elsewhere. Raises StartError where
+        there was no fork; a transient one also where a helper was killed twice, and
+        nobody knows.
         """
-        birth = birth or Birth()
         request = json.dumps(
             {
                 "folder": str(folder),
                 "argv": list(argv),
                 "env": dict(environment),
-                "cgroup": birth.cgroup,
-                "must_be_there": birth.must_be_there,
-                "output_owner": birth.output_owner,
+                "cgroup": cgroup,
             }
         ).encode()
         with self._lock:
             try:
-                answer = self._ask(request)
+                answer, descriptors = self._ask(request)
             except ConnectionError:
                 self.close()
-                answer = self._ask_anew(request)
+                answer, descriptors = self._ask_anew(request)
         if "pid" in answer:
-            return int(answer["pid"])
+            return Spawned(answer["pid"], answer["is_in_cgroup"], *descriptors)
         raise StartError(f"cannot start a process: {answer['error']}", transient=True)
 
     def close(self) -> None:
@@ -93,7 +92,7 @@ class Spawner:
                     os.waitid(os.P_PID, self._helper_pid, os.WEXITED)
                 self._helper_pid = None
 
-    def _ask_anew(self, request: bytes) -> dict[str, str]:
+    def _ask_anew(self, request: bytes) -> tuple[dict[str, Any], list[int]]:
         try:
             return self._ask(request)
         except ConnectionError as error:
@@ -102,20 +101,21 @@ class Spawner:
                 f"the process that starts scripts was killed: {error}", transient=True
             ) from error
 
-    def _ask(self, request: bytes) -> dict[str, str]:
+    def _ask(self, request: bytes) -> tuple[dict[str, Any], list[int]]:
         self.start()
         assert self._connection is not None
         try:
             self._connection.send(request)
-            answer = self._connection.recv(_ANSWER_BYTES)
+            answer, descriptors, _, _ = socket.recv_fds(
+                self._connection, _ANSWER_BYTES, 2, socket.MSG_CMSG_CLOEXEC
+            )
         except ConnectionError:
             raise
         except OSError as error:
             raise StartError(f"cannot ask for a process: {error}") from error
         if not answer:
             raise ConnectionError("the spawn helper is gone")
-        decoded: dict[str, str] = json.loads(answer)
-        return decoded
+        return json.loads(answer), descriptors
 
     def _connect(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_the_parent_is_made_in_the_workers_own_cgroup(
 ):
     machine.says(mountinfo, memberships)
     parent = machine.add_parent(own)
-    made = machine.find().make(5)
+    made = machine.find().make("run-5")
     assert made == parent / "run-5"
     assert made.is_dir()
 
@@ -116,11 +117,41 @@ def test_a_cgroup_in_which_nothing_can_be_made_is_none(machine):
 def test_each_spool_has_a_parent_of_its_own_and_always_the_same(contained, tmp_path):
     spools = tmp_path / "a", tmp_path / "b", tmp_path / "a"
     found = [cgroup.find(spool) for spool in spools]
-    paths = [cgroups.make(1) for cgroups in found]
+    paths = [cgroups.make("run-1") for cgroups in found]
     assert paths[0] == paths[2] != paths[1]
     for cgroups in found:
         cgroups.sweep()
     assert not any(path.parent.exists() for path in paths)
+
+
+def test_what_a_worker_left_that_never_came_back_is_removed_when_it_is_old(machine):
+    machine.says(ROOT + V2, "0::/a\n")
+    machine.add_parent("a")
+    old, fresh, busy = (
+        machine.add(f"a/{cgroup.PARENT_PREFIX}{name}/run-1", ())
+        for name in ("old", "fresh", "busy")
+    )
+    other = machine.add("a/other/run-1", ())
+    # What is in a cgroup keeps it, as a process does.
+    (busy / "somebody").touch()
+    long_ago = time.time() - cgroup.ABANDONED_SECONDS - 1
+    for path in (old, old.parent, busy, busy.parent, other, other.parent, fresh.parent):
+        os.utime(path, (long_ago, long_ago))
+
+    machine.find().sweep_abandoned()
+
+    assert not old.parent.exists()
+    assert fresh.exists() and busy.exists() and other.exists()
+
+
+def test_a_parent_that_was_swept_away_is_made_again(contained):
+    contained.cgroups.make("run-77")
+    contained.cgroups.sweep()
+
+    made = contained.cgroups.make("run-78")
+
+    assert made.is_dir()
+    assert cgroup.remove(made)
 
 
 # The real thing
@@ -147,7 +178,7 @@ def test_a_runs_cgroup_is_removed_when_the_run_has_ended(contained):
 
 
 def test_a_cgroup_with_somebody_in_it_stays_until_nobody_is(contained):
-    made = contained.cgroups.make(77)
+    made = contained.cgroups.make("run-77")
     with subprocess.Popen(["sleep", "60"]) as process:
         (made / "cgroup.procs").write_text(str(process.pid))
         assert cgroup.remove(made) is False

@@ -40,8 +40,12 @@ def folder(local):
 
 def spawn(spawner, folder, argv=LONG, **environment):
     """Start something in a run folder, as the shim is."""
-    command = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder.path), *argv]
-    pid = spawner.spawn(folder.path, command, environment)
+    # What is added to the command line is for a shim.
+    command = ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]
+    spawned = spawner.spawn(folder.path, command, environment)
+    pid = spawned.pid
+    os.close(spawned.order)
+    os.close(spawned.begun)
 
     def is_there():
         return any(process.pid == pid for process in alive_below(folder.path))
@@ -67,16 +71,17 @@ def test_orphans_become_children_of_the_shim(spawner, folder):
     eventually(lambda: len(psutil.Process(pid).children()) == 1, "the orphan")
 
 
-def test_the_shim_finds_the_bell_and_the_pipe_open_and_nothing_else(spawner, folder):
+def test_the_shim_finds_the_bell_and_its_pipes_open_and_nothing_else(spawner, folder):
     pid = spawn(spawner, folder)
     path = Path(f"/proc/{pid}/fd")
     eventually(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "exec")
     links = {int(name): os.readlink(path / name) for name in os.listdir(path)}
-    assert sorted(links) == [0, 1, 2, 3, 4, 5]
+    assert sorted(links) == [0, 1, 2, 3, 4, 5, 6, 9]
     assert {links[0], links[1], links[2]} == {"/dev/null"}
     assert links[3] == str(folder.bell_path)
     assert links[4] == links[5]
-    assert links[4].startswith("pipe:")
+    assert all(links[number].startswith("pipe:") for number in (4, 6, 9))
+    assert len({links[number] for number in (4, 6, 9)}) == 3
 
 
 def test_a_helper_that_was_killed_is_started_again(spawner, folder):

@@ -198,9 +198,18 @@ class Workers:
     def spool_path(self) -> Path:
         return self.config_path.parent / "spool"
 
-    def start(self, program: Sequence[str] = ()) -> WorkerProcess:
-        """Start the next one; ``program`` in place of the command."""
+    def start(self, program: Sequence[str] = (), **changes: str) -> WorkerProcess:
+        """Start the next one; ``program`` in place of the command.
+
+        ``changes`` are settings from now on.
+        """
         assert self.current is None
+        if changes:
+            parser = configparser.ConfigParser(interpolation=None)
+            parser.read(self.config_path)
+            parser[SECTION].update(changes)
+            with self.config_path.open("w") as file:
+                parser.write(file)
         words = {"program": program} if program else {}
         self.current = WorkerProcess(self.config_path, leaves_scripts=True, **words)
         self.current.__enter__()
@@ -306,7 +315,7 @@ def leftovers(workers: Workers) -> list[str]:
         for path in Path("/proc").glob("[0-9]*/cmdline")
         if f"{spool}/".encode() in _read(path)
     ]
-    names = {path.name for path in spool.iterdir()} - {"lock", "spool.json"}
+    names = {path.name for path in spool.iterdir()} - {"lock", "spool.json", "standing"}
     found += [f"{spool}/{name}" for name in sorted(names)]
     cgroups = cgroup.find(spool)
     if cgroups is not None:

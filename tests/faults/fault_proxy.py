@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ANSWER_SECONDS = 10.0
+LOGGED_BYTES = 1000
 FAULTS = {
     "lose_request": 3,
     "lose_answer": 4,
@@ -206,7 +207,7 @@ class FaultProxy:
 
     def _note(self, request: Request, fault: str, outcome: str) -> None:
         seconds = time.monotonic() - self._began
-        body = request.body[:160].decode("utf-8", "replace")
+        body = request.body[:LOGGED_BYTES].decode("utf-8", "replace")
         line = (
             f"{seconds:8.3f} {request.method} {request.path} {body!r}: {outcome}"
             f"{f', {fault}' if fault else ''}"

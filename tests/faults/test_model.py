@@ -33,6 +33,7 @@ from in_process import make_worker
 from job_runner_worker import acceptance, backoff, run_folder
 from job_runner_worker import spool as spool_module
 from job_runner_worker import worker as worker_module
+from job_runner_worker.batching import BatchingApi
 from job_runner_worker.claims import CentralClaims, ResourcePaths
 from job_runner_worker.errors import ApiError, JobRunnerError
 from job_runner_worker.models import Enqueue, Kill, Outcome, Ping, Run
@@ -72,7 +73,7 @@ class Script(FakeExecution):
     def end(self, exit_status: int | None = 0, reason: str = "") -> None:
         super().end(exit_status, reason)
         if self.folder.path.is_dir():
-            (self.folder.path / "exit_status").write_text(f"{exit_status}\n")
+            self.folder.files.write("exit_status", b"%d\n" % exit_status)
 
 
 class Machine(FakeExecutor):
@@ -88,8 +89,8 @@ class Machine(FakeExecutor):
         assert (self.boot, run.id) not in self.begun, f"run {run.id} began twice"
         assert run.id not in self.executions, f"run {run.id} began again after its end"
         self.begun.append((self.boot, run.id))
-        (folder.path / "began").write_bytes(b"4194304 1\n")
-        (folder.path / "output").write_bytes(b"")
+        for name, content in {"began": b"4194304 1\n", "output": b""}.items():
+            folder.files.write(name, content)
         script = Script(run, folder, 1_000_000 + len(self.begun))
         self.executions[run.id] = script
         gevent.sleep(0)
@@ -108,17 +109,19 @@ class Machine(FakeExecutor):
 class YieldingApi(FakeApi):
     """Lets others have their turn before and after everything it carries out."""
 
-    def __init__(self, *, original: bool) -> None:
-        super().__init__(original=original)
+    def __init__(self, kind: str) -> None:
+        super().__init__(original=kind == "original", batches=kind == "batches")
         self.ends_refused: set[int] = set()
         """Which of the requests was a 409 to the end of a run that had ended."""
 
     def _handle(self, asked: Any) -> Any:
         gevent.sleep(0)
+        first = len(self.requests)
         answer = super()._handle(asked)
-        run_id = self.requests[-1].run_id
-        if answer.status == 409 and run_id and self.run(run_id)["return_dts"]:
-            self.ends_refused.add(len(self.requests) - 1)
+        for number, request in enumerate(self.requests[first:], first):
+            run_id = request.run_id
+            if request.status == 409 and run_id and self.run(run_id)["return_dts"]:
+                self.ends_refused.add(number)
         gevent.sleep(0)
         return answer
 
@@ -144,6 +147,11 @@ class Client:
     def post(self, path: str, fields: Any, *, patient: bool = True) -> Any:
         return self._asked("post", path, fields, patient=patient)
 
+    def ask(self, path: str, body: bytes) -> Any:
+        if self.is_dead:
+            raise gevent.GreenletExit
+        return self._api.ask(path, body)
+
 
 class Complaints(logging.Handler):
     """Keeps every traceback that the worker logs."""
@@ -164,7 +172,8 @@ class Process:
         self.client = Client(api)
         self.source = ScriptedSource()
         self.spool = Spool(path, "http://server", "key")
-        claims = CentralClaims(self.client, ResourcePaths(), api.api_key)
+        batching = BatchingApi(self.client, lambda seconds: gevent.sleep(0))
+        claims = CentralClaims(batching, ResourcePaths(), api.api_key, batching)
         self.source.overrides = {
             "look": lambda run_id: claims.look(run_id, patient=False),
             "claim": claims.claim,
@@ -173,9 +182,14 @@ class Process:
             "hand_back": claims.hand_back,
             "kill_target": claims.kill_target,
         }
+        self.source.offered = claims.offered  # type: ignore[method-assign]
         options = RestOptions("/api/v1/run_log/", "/api/v1/kill_request/", SLOTS)
         reporter = RestReporter(
-            self.client, options, claims.worker_uri, lambda seconds: gevent.sleep(0)
+            batching,
+            options,
+            claims.worker_uri,
+            lambda seconds: gevent.sleep(0),
+            batching,
         )
         self.worker: Worker = make_worker(
             self.spool,
@@ -291,9 +305,11 @@ class WorkerModel(RuleBasedStateMachine):
     def _greenlet_error(self, context: object, *error: Any) -> None:
         self.errors.append(error[1])
 
-    @initialize(original=st.booleans(), runs=st.integers(1, 4))
-    def begin(self, original: bool, runs: int) -> None:
-        self.api = YieldingApi(original=original)
+    @initialize(
+        kind=st.sampled_from(["original", "ours", "batches"]), runs=st.integers(1, 4)
+    )
+    def begin(self, kind: str, runs: int) -> None:
+        self.api = YieldingApi(kind)
         self.api.add_worker("other", "secret")
         self.other = self.api.worker_uri("other")
         self._start()
@@ -451,6 +467,8 @@ class WorkerModel(RuleBasedStateMachine):
             request = self.api.requests[number]
             if request.method != "PATCH" or "/run/" not in request.path:
                 continue
+            if request.body.get("with_job") and request.status == 409:
+                continue  # So our own server is asked whether a run is to be had.
             assert request.run_id not in self._over, "after the end:\n" + "\n".join(
                 str(each) for each in self.api.requests[: number + 1]
             )

@@ -191,15 +191,23 @@ def test_a_browser_at_one_web_process_hears_what_happens_at_others(site, several
     assert ended == [{"kind": "run", "event": "returned", "run_id": run.pk}] * 2
 
 
-def test_a_worker_runs_scripts_for_a_server_of_five_processes(site, several, tmp_path):
+@pytest.mark.parametrize("way", ["broadcast", "channel"])
+def test_a_worker_runs_scripts_for_a_server_of_five_processes(
+    site, several, tmp_path, way
+):
     parts = ("web", "broadcaster", "events", "health", "planner")
     found = {name: several(name) for name in parts}
     ini = tmp_path / "worker.ini"
+    orders = f"broadcaster_server_port = {found['broadcaster'].port('orders')}\n"
+    if way == "channel":
+        # The broadcaster is in another process than the WebSocket.
+        channel_url = found["web"].url.replace("http", "ws", 1) + "/ws/worker/"
+        orders = f"channel_url = {channel_url}\nbroadcast = no\n"
     ini.write_text(
         "[job_runner_worker]\n"
         f"api_base_url = {found['web'].url}\n"
         f"api_key = {site.worker.api_key}\nsecret = {site.worker.secret}\n"
-        f"broadcaster_server_port = {found['broadcaster'].port('orders')}\n"
+        f"{orders}"
         f"ws_server_port = {found['events'].port('events')}\n"
         f"spool_path = {tmp_path / 'spool'}\n"
     )

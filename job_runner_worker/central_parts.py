@@ -54,12 +54,7 @@ def curve_keys(settings: Settings) -> ClientKeys | None:
     """
     path, server = settings.curve_key_file, settings.curve_server_key
     if server is None:
-        if path is None:
-            return None
-        raise ConfigError(
-            "curve_key_file is of use with curve_server_key only: add that one",
-            option="curve_server_key",
-        )
+        return None
     try:
         return ClientKeys(server, read_pair(path) if path else None)
     except KeyFileError as error:

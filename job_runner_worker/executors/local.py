@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gevent
 
@@ -69,6 +70,13 @@ class LocalExecutor:
             self._standing.open(
                 self._options.standing_path, self._options.standing_shims
             )
+
+    def reconfigure(self, **options: Any) -> None:
+        """Let other options hold for scripts that begin from now on.
+
+        ``options``: fields of LocalOptions, but for those of shims that stand by.
+        """
+        self._options = replace(self._options, **options)
 
     def folder_made_ahead(self) -> MadeAhead | None:
         """Return a folder in which a shim waits, None if there is none."""

@@ -20,16 +20,20 @@ RELOADABLE = frozenset(
         "concurrent_jobs",
         "drain_report_seconds",
         "interrupted_runs",
+        "kill_grace_seconds",
+        "leftover_processes",
         "log_flush_seconds",
         "log_level",
         "max_log_bytes",
         "offer_ttl_seconds",
         "redact",
         "redact_environment",
+        "run_ceilings",
+        "run_defaults",
         "spool_min_free_bytes",
     }
 )
-"""What HUP changes; runs that are in hand keep their max_log_bytes."""
+"""What HUP changes; runs that are in hand keep their limits and max_log_bytes."""
 STATUS_SECONDS = 5.0
 SIGNS_PER_WATCHDOG = 3
 _log = logging.getLogger(__name__)

@@ -65,7 +65,8 @@ def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
     control: Control | None = None
     try:
         systemd.step_aside(os.environ)
-        worker, contacts = build_worker(settings, spool, os.environ)
+        executor = build_executor(settings, spool, os.environ)
+        worker, contacts = build_worker(settings, spool, executor, os.environ)
         control = Control(spool.path, Console(worker, spool, contacts).answer)
         control.open()
         Daemon(
@@ -73,7 +74,7 @@ def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
             systemd.Notifier(os.environ),
             settings,
             reread,
-            lambda changed: worker.reconfigure(worker_options(changed)),
+            lambda changed: _reconfigure(worker, executor, changed),
         ).run()
         _log.info("stopped")
     finally:
@@ -84,7 +85,10 @@ def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
 
 
 def build_worker(
-    settings: Settings, spool: Spool, environ: Mapping[str, str]
+    settings: Settings,
+    spool: Spool,
+    executor: LocalExecutor,
+    environ: Mapping[str, str],
 ) -> tuple[Worker, dict[str, Clock]]:
     """Return the worker that the settings describe, connected to nothing yet.
 
@@ -101,7 +105,6 @@ def build_worker(
         clocks = _add_central_server(settings, sources, reporters, pong)
     if settings.launcher_bind is not None:
         _add_launcher(settings, spool, environ, sources, reporters)
-    executor = build_executor(settings, spool, environ)
     spool.folder_made_ahead = executor.folder_made_ahead
     worker = Worker(worker_options(settings), spool, sources, executor, reporters)
     pong.worker = worker
@@ -226,6 +229,17 @@ def script_environment(
         if any(fnmatch.fnmatchcase(name, wanted) for wanted in settings.environment)
         and not any(secret in value for secret in secrets_of(settings))
     }
+
+
+def _reconfigure(worker: Worker, executor: LocalExecutor, settings: Settings) -> None:
+    """Let settings hold that may change while the worker runs (daemon.RELOADABLE)."""
+    executor.reconfigure(
+        kill_grace_seconds=settings.kill_grace_seconds,
+        kill_leftovers=settings.leftover_processes == "kill",
+        run_defaults=settings.run_defaults,
+        run_ceilings=settings.run_ceilings,
+    )
+    worker.reconfigure(worker_options(settings))
 
 
 def build_executor(

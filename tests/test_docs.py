@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from job_runner_worker import settings
+from job_runner_worker.daemon import RELOADABLE
 from job_runner_worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,3 +179,10 @@ def test_pages_parse_without_a_warning(name: str) -> None:
         )
 
     assert complaints.getvalue() == ""
+
+
+def test_the_settings_that_HUP_changes_are_named() -> None:
+    text = text_of("docs/configuration.rst")
+    [named] = re.findall(r"\* HUP .*?reads the file again\.(.*?)change at", text, re.S)
+
+    assert set(re.findall(r"``(\w+)``", named)) == RELOADABLE

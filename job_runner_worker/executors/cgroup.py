@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,8 @@ WORKER_CGROUP = "worker"
 
 CONTROLLERS = ("memory", "cpu", "pids")
 """What limits runs and counts what they use, where this worker is given it."""
+PARENT_PREFIX = "job_runner_worker-"
+ABANDONED_SECONDS = 300.0
 NO_SWAP = ("memory.swap.max", "0")
 """Goes with memory.max: else what is above the limit would only be swapped out."""
 
@@ -36,7 +39,8 @@ class Cgroups:
         try:
             cgroup.mkdir(exist_ok=True)
         except FileNotFoundError:
-            # A sweep takes the parent along.
+            # A sweep takes the parent along, this worker's or another's.
+            self._has_enabled = False
             cgroup.mkdir(parents=True, exist_ok=True)
         if not self._has_enabled:
             self._enable()
@@ -64,11 +68,40 @@ class Cgroups:
 
     def sweep(self) -> None:
         """Remove what is empty; cgroups with left-over processes stay."""
+        _sweep(self._parent)
+
+    def sweep_abandoned(self) -> None:
+        """Remove what workers have left that were killed and never started again.
+
+        Nobody can tell them from live ones, but by age: what has been empty for so long
+        is nobody's that is about to be born in it.
+        """
         with contextlib.suppress(OSError):
-            for entry in os.scandir(self._parent):
-                if entry.is_dir():
-                    remove(Path(entry.path))
-            self._parent.rmdir()
+            for entry in os.scandir(self._parent.parent):
+                if (
+                    entry.name.startswith(PARENT_PREFIX)
+                    and entry.name != self._parent.name
+                    and _age_seconds(Path(entry.path)) > ABANDONED_SECONDS
+                ):
+                    _sweep(Path(entry.path), ABANDONED_SECONDS)
+
+
+def _sweep(parent: Path, age_seconds: float = 0) -> None:
+    """Remove the empty cgroups in a parent that are so old, then an empty parent."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(parent):
+            path = Path(entry.path)
+            if entry.is_dir() and _age_seconds(path) >= age_seconds:
+                remove(path)
+        parent.rmdir()
+
+
+def _age_seconds(cgroup: Path) -> float:
+    """Return how long ago something was made or removed in it, or it itself."""
+    try:
+        return time.time() - cgroup.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def limit(cgroup: Path, limits: Mapping[str, tuple[str, str]]) -> None:
@@ -127,7 +160,7 @@ def find(spool_path: Path, proc: Path = Path("/proc/self")) -> Cgroups | None:
     if own is None or not os.access(own / "cgroup.procs", os.W_OK):
         return None
     digest = hashlib.sha256(os.fsencode(spool_path)).hexdigest()[:12]
-    parent = own / f"job_runner_worker-{digest}"
+    parent = own / f"{PARENT_PREFIX}{digest}"
     try:
         parent.mkdir(exist_ok=True)
     except OSError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gevent
 
@@ -63,11 +64,19 @@ class LocalExecutor:
         if self._cgroups is not None:
             # A worker that was killed leaves those of its runs behind.
             self._cgroups.sweep()
+            self._cgroups.sweep_abandoned()
         self._spawner.start()
         if self._options.standing_path is not None:
             self._standing.open(
                 self._options.standing_path, self._options.standing_shims
             )
+
+    def reconfigure(self, **options: Any) -> None:
+        """Let other options hold for scripts that begin from now on.
+
+        ``options``: fields of LocalOptions, but for those of shims that stand by.
+        """
+        self._options = replace(self._options, **options)
 
     def folder_made_ahead(self) -> MadeAhead | None:
         """Return a folder in which a shim waits, None if there is none."""

@@ -19,7 +19,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from rest_framework import exceptions
 
-from job_runner_worker.server import job_lock, lifecycle, offers, serializers
+from job_runner_worker.server import job_lock, lifecycle, offers, planning, serializers
 from job_runner_worker.server.api_auth import administered, visible
 from job_runner_worker.server.api_base import (
     ApiView,
@@ -99,8 +99,11 @@ class RunDetail(_Runs, DetailView):
     def patch(self, request: Any, row_id: str) -> HttpResponse:
         """Claim a run, note its start, end it, or hand it back.
 
-        A claim ``with_job`` is answered with what the worker has to know.
+        A claim ``with_job`` is answered with what the worker has to know. People who
+        administer its job may change when it is due, and whether children follow.
         """
+        if not isinstance(request.user, Worker):
+            return self._change(self.row(row_id))
         run = self._known(row_id)
         worker = self.the_worker()
         fields = self.changes(run)
@@ -131,6 +134,16 @@ class RunDetail(_Runs, DetailView):
         if run is None:
             raise exceptions.NotFound
         return run
+
+    def _change(self, run: Run) -> HttpResponse:
+        if not administered(Job, self.the_person()).filter(pk=run.job_id).exists():
+            raise exceptions.PermissionDenied("this run is not yours to change")
+        fields = self.changes(run)
+        names = ("schedule_dts", "schedule_children")
+        planning.change_waiting(
+            run.pk, **{name: fields[name] for name in names if name in fields}
+        )
+        return _done()
 
     def body(self) -> dict[str, Any]:
         """See ApiView. That a worker names itself needs no look into the database."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import resource
 import socket
 
 import gevent
@@ -36,6 +38,13 @@ def bind(end: zmq.Socket[bytes], host: str, port: int, option: str) -> int:
         end.close(linger=0)
         raise _error(host, port, option, error) from error
     return int(end.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+
+def allow_descriptors() -> None:
+    """Let this process have as many connections as it may have at all."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def wait_readable(

@@ -47,7 +47,10 @@ _log = logging.getLogger(__name__)
 
 
 class Broadcaster:
-    """Binds XPUB and sends what workers have to know; `start` and `close` once each."""
+    """Binds XPUB and sends what workers have to know; `start` and `close` once each.
+
+    Where ``is_internal`` it has no port: it is for subscribers of this process only.
+    """
 
     def __init__(
         self,
@@ -55,8 +58,10 @@ class Broadcaster:
         port: int,
         book: OfferBook | None = None,
         guard: CurveGuard | None = None,
+        is_internal: bool = False,
     ) -> None:
         self.port = port
+        self._is_internal = is_internal
         self._guard = guard
         self._watch: ConnectionWatch | None = None
         self.listening: set[str] = set()
@@ -83,9 +88,10 @@ class Broadcaster:
         # No ZeroMQ heartbeats: original workers may be too old to understand them.
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_SECONDS)
-        if self._guard is not None:
-            self._watch = self._guard.protect(socket, "broadcaster")
-        self.port = bind(socket, self._host, self.port, "--broadcast-port")
+        if not self._is_internal:
+            if self._guard is not None:
+                self._watch = self._guard.protect(socket, "broadcaster")
+            self.port = bind(socket, self._host, self.port, "--broadcast-port")
         socket.bind(INTERNAL_ADDRESS)
         self._socket = socket
         notices.subscribe(self._hear_notice)

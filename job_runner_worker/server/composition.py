@@ -19,7 +19,7 @@ from django.http import HttpResponse
 from job_runner_worker import protocol
 from job_runner_worker.models import Event, EventKind
 from job_runner_worker.server import bus, notices
-from job_runner_worker.server.binding import listen
+from job_runner_worker.server.binding import allow_descriptors, listen
 from job_runner_worker.server.broadcaster import Broadcaster
 from job_runner_worker.server.curve_guard import CurveGuard
 from job_runner_worker.server.event_hub import EventHub
@@ -79,23 +79,21 @@ class Server:
         self._dashboards = EventSockets()
         self._bus = bus.for_database(self._publish_event)
         self._hub = EventHub(bind, ports.events, self._hear_event, guard)
-        self._broadcaster = Broadcaster(bind, ports.broadcast, guard=guard)
+        self._broadcaster = Broadcaster(
+            bind, ports.broadcast, guard=guard, is_internal=BROADCASTER not in parts
+        )
         self._parts: list[_Part] = [Mailer()]
         for name, part in (
             (EVENTS, self._hub),
-            (BROADCASTER, self._broadcaster),
+            # Also of a process that serves workers over WebSockets only.
+            (WEB if BROADCASTER not in parts else BROADCASTER, self._broadcaster),
             (HEALTH, HealthCheck()),
             (HEALTH, retention),
             (PLANNER, Planner()),
         ):
             if name in parts:
                 self._parts.append(part)
-        # A broadcaster tells workers of this process's WebSockets within it only.
-        self._channels = (
-            WorkerChannels(self._broadcaster.context, self._hear_event)
-            if WEB in parts and BROADCASTER in parts
-            else None
-        )
+        self._channels = WorkerChannels(self._broadcaster.context, self._hear_event)
         self._serves_websockets = EVENTS in parts
         self._serves_web = WEB in parts
         self._http: list[HttpServer] = []
@@ -105,11 +103,12 @@ class Server:
 
         HTTP last: who is answered there, finds the other ports open.
         """
+        allow_descriptors()
         if self._bus is not None:
             self._bus.start()
         for part in self._parts:
             part.start()
-        if self._channels is not None:
+        if self._serves_web:
             self._channels.start()
         notices.subscribe(self._publish)
         found = {"broadcast": self._broadcaster.port, "events": self._hub.port}
@@ -130,8 +129,7 @@ class Server:
         """Stop taking requests, finish those there are, then stop the rest."""
         self._sockets.close()
         self._dashboards.close()
-        if self._channels is not None:
-            self._channels.close()
+        self._channels.close()
         gevent.joinall([gevent.spawn(server.stop_gently) for server in self._http])
         for part in reversed(self._parts):
             part.close()
@@ -166,7 +164,7 @@ class Server:
         return partial(self._sockets.serve, allow=lambda environ: True)
 
     def _find(self, path: str) -> Serve | None:
-        if path == WORKER_PATH and self._channels is not None:
+        if path == WORKER_PATH:
             return self._channels.serve
         if path == EVENTS_PATH:
             return partial(self._dashboards.serve, allow=may_listen)

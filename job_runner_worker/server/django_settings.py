@@ -193,6 +193,7 @@ _SITE: Mapping[str, Any] = {
     "AXES_COOLOFF_TIME": timedelta(minutes=LOGIN_PAUSE_MINUTES),
     "AXES_RESET_ON_SUCCESS": True,
     "AXES_DISABLE_ACCESS_LOG": True,
+    "AXES_LOCKOUT_TEMPLATE": "dashboard/locked.html",
     "AXES_VERBOSE": False,
     "TEMPLATES": [
         {

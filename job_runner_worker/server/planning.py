@@ -31,7 +31,7 @@ from job_runner_worker.server.models import (
     WorkerPool,
 )
 from job_runner_worker.server.notices import RunChanged, RunDue, tell
-from job_runner_worker.server.refusals import NotAllowed
+from job_runner_worker.server.refusals import Conflict, NotAllowed
 from job_runner_worker.server.scheduling import Cron, Every, Excluded, ScheduleError
 
 _ABOVE = ("template", "template__project", "worker_pool")
@@ -113,6 +113,21 @@ def run_now(job: Job, *, with_children: bool = True) -> Run:
     Where another run of the job is going on, it waits for that one's end.
     """
     return schedule(job, is_manual=True, schedule_children=with_children)
+
+
+def change_waiting(run_id: int, **values: Any) -> None:
+    """Change when a run is due, or whether children follow. Raises Conflict.
+
+    A worker that has just been offered it may still take it.
+    """
+    waiting = Run.objects.filter(pk=run_id, enqueue_dts=None, return_dts=None)
+    if not values:
+        return
+    if not waiting.update(**values):
+        raise Conflict(f"run {run_id} does not wait any more")
+    tell(RunChanged(run_id, "scheduled"))
+    if values.get("schedule_dts", timezone.now()) <= timezone.now():
+        tell(RunDue(run_id))
 
 
 def check_enabled(job: Job) -> None:

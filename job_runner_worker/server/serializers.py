@@ -269,8 +269,10 @@ class RunSerializer(Resource):
 
 
 class RunChange(serializers.Serializer):
-    """What a worker says of a run."""
+    """What a worker says of a run; and what people want of one that waits."""
 
+    schedule_dts = Date(required=False, help_text="By people: when it is due.")
+    schedule_children = YesNo(required=False, help_text="By people.")
     worker = Uri(
         "worker", allow_null=True, required=False, queryset=Worker.objects.all()
     )

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,36 @@ def test_each_spool_has_a_parent_of_its_own_and_always_the_same(contained, tmp_p
     for cgroups in found:
         cgroups.sweep()
     assert not any(path.parent.exists() for path in paths)
+
+
+def test_what_a_worker_left_that_never_came_back_is_removed_when_it_is_old(machine):
+    machine.says(ROOT + V2, "0::/a\n")
+    machine.add_parent("a")
+    old, fresh, busy = (
+        machine.add(f"a/{cgroup.PARENT_PREFIX}{name}/run-1", ())
+        for name in ("old", "fresh", "busy")
+    )
+    other = machine.add("a/other/run-1", ())
+    # What is in a cgroup keeps it, as a process does.
+    (busy / "somebody").touch()
+    long_ago = time.time() - cgroup.ABANDONED_SECONDS - 1
+    for path in (old, old.parent, busy, busy.parent, other, other.parent, fresh.parent):
+        os.utime(path, (long_ago, long_ago))
+
+    machine.find().sweep_abandoned()
+
+    assert not old.parent.exists()
+    assert fresh.exists() and busy.exists() and other.exists()
+
+
+def test_a_parent_that_was_swept_away_is_made_again(contained):
+    contained.cgroups.make("run-77")
+    contained.cgroups.sweep()
+
+    made = contained.cgroups.make("run-78")
+
+    assert made.is_dir()
+    assert cgroup.remove(made)
 
 
 # The real thing

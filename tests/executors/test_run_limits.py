@@ -285,6 +285,22 @@ def test_a_kill_ends_the_processes_of_another_user(passable):
     assert started.end().exit_status == TERMINATED
 
 
+def test_a_kill_ends_a_fork_bomb_without_any_controller(passable):
+    """Its user's limit holds it; a kill outruns who forks and ends at once."""
+    bash = shutil.which("bash")
+    if bash is None or "games" not in {each.pw_name for each in pwd.getpwall()}:
+        pytest.skip("the bomb needs bash, which limits processes, and the user `games`")
+    bomb = "ulimit -u 60; f() { f | f & }; while :; do f; done 2>/dev/null"
+    text = script("run_as_user=games", then=bomb).replace("/bin/sh", bash, 1)
+    started = passable.start(
+        text, run_as_users=("games",), kill_grace_seconds=0.2, kill_leftovers=True
+    )
+    started.wait_for_members(20)
+    started.execution.kill("a reason")
+    assert not started.members()
+    assert started.end().reason == "a reason"
+
+
 def test_a_spool_that_the_user_cannot_pass_through_fails_the_run(passable):
     passable.spool_path.chmod(0o700)
     text = script("run_as_user=nobody", then="true")

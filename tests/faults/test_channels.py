@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from half_open import HalfOpenProxy
 from harness import WorkerProcess
 
 from job_runner_worker import auth
+from job_runner_worker.api import ApiClient, ApiOptions
 
 pytestmark = pytest.mark.integration
 WORKERS = int(os.environ.get("FAULT_CHANNELS", "1000"))
@@ -198,6 +199,43 @@ def test_a_worker_never_sees_what_is_meant_for_another(server: CentralServer) ->
         with pytest.raises(TimeoutError):
             one.message()
         server.kill(run_id)
+
+
+def test_what_a_worker_says_to_a_ping_or_kill_is_noted_without_rest(
+    server: CentralServer,
+) -> None:
+    add_workers(server, ["answers"])
+    url = f"http://127.0.0.1:{server.ports['http']}"
+    api = ApiClient(ApiOptions(url, "answers", "answers"))
+    (worker,) = api.get("/api/v1/worker/")["objects"]
+    with closing(api), Channel(server, "answers", "answers") as channel:
+        assert (channel.status(), channel.message()) == (101, {"action": "ping"})
+        channel.pong()
+        eventually(lambda: worker_rows(server, "answers")[0][2] == 2, "the pong")
+        run_id = server.submit("#!/bin/sh\n", worker=worker["resource_uri"])
+        assert channel.message() == {"action": "enqueue", "run_id": run_id}
+        claim = {
+            "enqueue_dts": "2026-01-01T00:00:00Z",
+            "worker": worker["resource_uri"],
+        }
+        api.patch(f"/api/v1/run/{run_id}/", claim)
+        number = server.kill(run_id)
+        kill = channel.message()
+        assert (kill["action"], kill["kill_request_id"]) == ("kill", number)
+
+        taken = {"kind": "kill_request", "event": "enqueued", "kill_request_id": number}
+        channel.say(json.dumps(taken).encode())
+        eventually(
+            lambda: server.row("kill_request", number)["enqueue_dts"], "the answer"
+        )
+        # Only by the worker that holds the run.
+        with Channel(server, *server.credentials()) as other:
+            assert other.status() == 101
+            second = server.kill(run_id)
+            other.say(json.dumps({**taken, "kill_request_id": second}).encode())
+            other.say(b"{" + b"}" * 3)
+            server.process.wait_for("ignored: not JSON")
+        assert server.row("kill_request", second)["enqueue_dts"] is None
 
 
 def test_a_new_connection_of_a_worker_is_told_again_what_the_old_one_lost(

@@ -207,6 +207,30 @@ def test_HUP_takes_over_what_may_change_and_names_what_needs_a_restart(
         scene.end_of(second)
 
 
+def test_HUP_takes_over_limits_for_runs_that_begin_from_then_on(
+    server: StandInServer, tmp_path: Path, manager: Manager
+) -> None:
+    asks = "#!/bin/sh\n# job-runner: timeout_seconds=60\n"
+    with (
+        Gate(tmp_path) as gate,
+        working(server, tmp_path, env=manager.environ, log_level="info") as scene,
+    ):
+        manager.wait_for("READY=1")
+        first = scene.start(f"{asks}{gate.wait}")
+        change(
+            scene,
+            "log_level = info",
+            "run_ceilings = timeout_seconds=9\nrun_defaults = timeout_seconds=0.3",
+        )
+        scene.wait_for_line("settings read again: .*run_defaults, run_ceilings$")
+        above = scene.run(f"{asks}true")
+        assert "is above this worker's ceiling of 9" in above["reason"]
+        over = scene.run("#!/bin/sh\nsleep 60")
+        assert over["reason"] == "killed by the time limit: timeout_seconds=0.3"
+        gate.open()
+        assert scene.end_of(first)["return_success"] is True
+
+
 def test_HUP_with_a_broken_file_is_one_error_and_changes_nothing(
     server: StandInServer, tmp_path: Path, manager: Manager
 ) -> None:

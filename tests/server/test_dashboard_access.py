@@ -224,3 +224,16 @@ def test_the_admin_asks_for_the_same_login(world):
     answer = world.client("viewer").get("/admin/", follow=True)
     assert answer.redirect_chain[-1][0].startswith("/login/?next=%2Fadmin")
     assert "may not see that page" in answer.content.decode()
+
+
+def test_who_has_guessed_too_often_is_told_to_wait(world):
+    from job_runner_worker.server.django_settings import LOGIN_FAILURES
+
+    client = Client()
+    wrong = {"username": "viewer", "password": "guessed"}
+    for _ in range(LOGIN_FAILURES):
+        answer = client.post("/login/", wrong)
+
+    assert answer.status_code == 429
+    assert "Too many wrong passwords" in answer.content.decode()
+    assert "15 min after" in answer.content.decode()

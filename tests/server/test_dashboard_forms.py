@@ -3,9 +3,12 @@
 from datetime import time
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
-from job_runner_worker.server.models import Job, Run
+from job_runner_worker.server.dashboard.job_forms import JobForm
+from job_runner_worker.server.models import Job
 
 
 @pytest.fixture
@@ -70,9 +73,27 @@ def test_a_job_is_changed_and_planned_anew(site, client, fields):
     assert job.runs.get().schedule_dts.hour == 5
     # What is not in the form stays.
     assert job.fail_times == 2
-    fields.pop("enqueue_is_enabled")
-    client.post(f"/jobs/{job.pk}/edit/", {**fields, "cron_expression": "0 5 * * *"})
-    assert not Run.objects.exists()
+
+
+def test_what_is_not_changed_in_the_form_is_not_stored(site, client, fields):
+    job = site.job(title="a title", description="as it was")
+    job.excluded.create(start_time=time(1), end_time=time(2), note="backups")
+    kept = job.excluded.get().pk
+    form = JobForm(site.person("staff").user, instance=job)
+    posted = {name: form[name].value() or "" for name in form.fields}
+    posted = {name: value for name, value in posted.items() if value is not False}
+    # Meanwhile a run that fails disables the job.
+    Job.objects.update(enqueue_is_enabled=False, fail_times=3)
+
+    with CaptureQueriesContext(connection) as queries:
+        client.post(f"/jobs/{job.pk}/edit/", posted)
+    assert [each["sql"] for each in queries if "UPDATE" in each["sql"][:6]] == []
+
+    client.post(f"/jobs/{job.pk}/edit/", {**posted, "description": "new"})
+    job.refresh_from_db()
+    assert (job.title, job.description) == ("a title", "new")
+    assert (job.enqueue_is_enabled, job.fail_times) == (False, 3)
+    assert job.excluded.get().pk == kept
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,14 @@ A table: for each caller the statuses of GET list, GET one, POST and PATCH. An o
 that exists but is not a worker's own is a 401 to it, and a 404 to a person.
 """
 
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from job_runner_worker.server import lifecycle
 from job_runner_worker.server.models import RunLog
+from job_runner_worker.server.notices import RunChanged, RunDue
 
 AT = "2026-11-22T02:25:59.046521+00:00"
 CALLERS = ["own", "other", "viewer", "admin", "stranger", "staff", "anonymous"]
@@ -46,7 +50,7 @@ PATCH = dict.fromkeys(GET, NOBODY) | {
     "job": BY_ADMINS,
     "worker_pool": BY_STAFF,
     "worker": BY_WORKER | {"staff": 202},
-    "run": BY_WORKER,
+    "run": BY_WORKER | {"admin": 202, "staff": 202},
     "run_log": BY_WORKER,
     "kill_request": BY_WORKER,
 }
@@ -65,8 +69,6 @@ class World:
     """A site with one row of each resource, all of the first worker's project."""
 
     def __init__(self, site):
-        from django.utils import timezone
-
         self.site = site
         self.callers = {
             "own": site.own,
@@ -258,6 +260,38 @@ def test_a_person_who_has_left_has_no_session(world):
     admin.user.save()
 
     assert admin.get("/api/v1/run/").status == 401
+
+
+def test_who_administers_a_job_moves_a_run_that_waits(site, heard):
+    admin = site.person("admin")
+    run = site.run(at=timezone.now() + timedelta(days=1))
+    path = f"/api/v1/run/{run.pk}/"
+    heard.clear()
+
+    assert admin.send("PATCH", path, {"schedule_dts": AT}).status == 202
+    assert admin.get(path).json["schedule_dts"] == AT
+    assert heard == [RunChanged(run.pk, "scheduled"), RunDue(run.pk)]
+    assert admin.send("PATCH", path, {"schedule_children": False}).status == 202
+    assert admin.get(path).json["schedule_children"] is False
+    wrong = admin.send("PATCH", path, {"schedule_dts": "soon"})
+    assert wrong.status == 400
+    # What a worker says of a run is not for people to say.
+    fields = {"enqueue_dts": AT, "return_dts": AT, "return_success": True}
+    assert admin.send("PATCH", path, fields).status == 202
+    assert admin.get(path).json["enqueue_dts"] is None
+
+    lifecycle.claim(run.pk, site.worker, timezone.now())
+    late = admin.send("PATCH", path, {"schedule_dts": AT})
+    assert late.status == 409
+    assert late.json["error"] == f"run {run.pk} does not wait any more"
+
+
+def test_a_worker_does_not_say_when_a_run_is_due(site):
+    run = site.run()
+    path = f"/api/v1/run/{run.pk}/"
+    before = site.own.get(path).json["schedule_dts"]
+    assert site.own.patch(path, schedule_dts=AT).status == 202
+    assert site.own.get(path).json["schedule_dts"] == before
 
 
 def test_a_run_may_be_for_one_worker_of_its_jobs_pool_and_for_no_other(site):

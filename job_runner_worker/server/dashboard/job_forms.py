@@ -94,9 +94,13 @@ class JobForm(forms.ModelForm):
         super().__init__(*args, **options)
         script: Any = self.fields["script_content_partial"]
         script.strip = False
+        start: Any = self.fields["schedule_start_dts"]
+        start.show_hidden_initial = False
         templates = administered(JobTemplate, person).select_related("project")
         parents = administered(Job, person).only("title").order_by("title", "id")
         if self.instance.pk:
+            # There is a button for it; a run that ends may have disabled it meanwhile.
+            del self.fields["enqueue_is_enabled"]
             parents = parents.exclude(pk=self.instance.pk)
             ranges = self.instance.excluded.all()
             self.initial["excluded_times"] = "\n".join(
@@ -152,9 +156,17 @@ class JobForm(forms.ModelForm):
         return values
 
     def values(self) -> dict[str, Any]:
-        """Return what is to be stored."""
-        found = {name: self.cleaned_data[name] for name in self.Meta.fields}
-        return {**found, "excluded": self.cleaned_data["excluded_times"]}
+        """Return what is to be stored: of a job that is there, what was changed.
+
+        Somebody else, or a run that ends, may change it at the same time.
+        """
+        wanted = set(self.changed_data) if self.instance.pk else set(self.fields)
+        found = {
+            name: self.cleaned_data[name] for name in self.Meta.fields if name in wanted
+        }
+        if "excluded_times" in wanted:
+            found["excluded"] = self.cleaned_data["excluded_times"]
+        return found
 
 
 def _range(line: str) -> dict[str, Any]:

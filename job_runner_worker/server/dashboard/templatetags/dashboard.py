@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django import template
+from django.template.loader import get_template
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from job_runner_worker.server.dashboard import markdown as descriptions
-from job_runner_worker.server.dashboard.run_words import Look, in_words
+from job_runner_worker.server.dashboard.run_words import (
+    Look,
+    in_words,
+    look_of,
+)
 
 register = template.Library()
 
@@ -86,6 +91,42 @@ def unlocalized(value: float) -> str:
         if isinstance(value, float)
         else (str(value))
     )
+
+
+class _Ended(NamedTuple):
+    """All that is shown of a run that has ended."""
+
+    pk: int
+    job_id: int
+    job_title: str
+    project_title: str
+    worker_title: str | None
+    start_dts: datetime
+    return_dts: datetime
+    return_success: bool
+    exit_status: int | None
+    reason: str
+    late_return_dts: datetime | None
+
+
+@register.simple_tag
+def ended_row(row: Any, of_job: bool) -> SafeString:
+    """Return the row of a run that has ended; it is the same whenever it is shown."""
+    shown = _Ended(*(getattr(row.run, name) for name in _Ended._fields))
+    return _ended_row(shown, bool(of_job), timezone.localdate())
+
+
+@lru_cache(maxsize=4096)
+def _ended_row(run: _Ended, of_job: bool, today: date) -> SafeString:
+    """``today`` is how dates are shown."""
+    took = run.return_dts - run.start_dts
+    context = {
+        "run": run,
+        "look": look_of(run, run.return_dts),
+        "duration": max(took, timedelta()),
+        "of_job": of_job,
+    }
+    return get_template("dashboard/_ended_row.html").render(context)
 
 
 @register.filter

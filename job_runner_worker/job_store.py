@@ -112,7 +112,8 @@ class JobStore:
 
     def open(self) -> None:
         """Read what an earlier worker has left. Raises OSError."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (self.path.parent, self.path):
+            path.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError, ValueError):
             self._last_id = int(read_file(self.path / "last_id"))
         numbered = (each for each in self.path.iterdir() if each.name.isdigit())

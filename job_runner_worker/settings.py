@@ -225,6 +225,9 @@ def parse(
             raise _error(origin, f"is missing, add `{name} = ...`", SECTION, name)
     _check_callers(origin, values)
     _check_limits(origin, values)
+    if values.get("curve_key_file") and not values.get("curve_server_key"):
+        what = "is missing beside curve_key_file, add it"
+        raise _error(origin, what, SECTION, "curve_server_key")
     host = urllib.parse.urlsplit(values["api_base_url"]).hostname or ""
     host = read_host(host) if host else ""
     values.setdefault("ws_server_hostname", host)

@@ -16,7 +16,7 @@ from job_runner_worker.private_files import make_private
 
 FOR_OTHER_USERS = 0o711
 """With run_as_users: those users pass through to the folders of their runs."""
-_BELOW = ("lock", "spool.json", "failed", "parts")
+_BELOW = ("lock", "spool.json", "failed", "parts", "kills", "standing")
 _log = logging.getLogger(__name__)
 
 

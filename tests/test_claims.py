@@ -148,6 +148,16 @@ def test_a_run_without_id_or_uris_is_refused(wrong: dict[str, object]) -> None:
     assert not raised.value.transient
 
 
+@pytest.mark.parametrize(
+    "number", ["../../x", "3", "/etc", 0, -1, 10**15, True, 3.0, None, [3], 1e300]
+)
+def test_what_is_no_positive_integer_never_becomes_a_path(number: object) -> None:
+    api = OneAnswer(worker=ME, run={**A_RUN, "id": number})
+
+    with pytest.raises(ApiError, match="a run without a positive `id`"):
+        CentralClaims(api, ResourcePaths(), "web").look(3, patient=False)
+
+
 def test_a_claim_names_the_time_and_this_worker(
     api: FakeApi, claims: CentralClaims
 ) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job_runner_worker import settings as settings_module
+from job_runner_worker.curve_keys import KeyPair
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.settings import Settings, describe, load, parse
 
@@ -561,3 +562,15 @@ def test_a_launcher_on_the_network_needs_to_know_its_callers(bind):
 def test_a_launcher_beside_a_central_server_needs_both_of_its_keys():
     with pytest.raises(ConfigError, match="api_base_url: is missing"):
         parse({"launcher_bind": "127.0.0.1:9998", "secret": "x"}, HOME)
+
+
+def test_keys_for_curve_without_the_servers_are_refused(tmp_path):
+    path = tmp_path / "curve.key"
+    path.touch(0o600)
+    path.write_text(KeyPair("p" * 40, "s" * 40).text())
+
+    with pytest.raises(ConfigError, match="curve_server_key: is missing beside curve_"):
+        settings_with(curve_key_file=str(path))
+
+    made = settings_with(curve_key_file=str(path), curve_server_key="k" * 40)
+    assert made.curve_key_file == path and "s" * 40 not in repr(describe(made))

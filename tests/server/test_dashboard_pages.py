@@ -254,6 +254,9 @@ def test_a_job_tells_its_next_five_times_in_its_time_zone(site, client):
     found = text_of(client.get(f"/jobs/{job.pk}/"))
     assert "cron 0 6 * * * in Asia/Tokyo" in found
     assert len(re.findall(r"\w{3} \d{4}-\d\d-\d\d 06:00", found)) == 5
+    run = site.run(job, at=timezone.now() + timedelta(days=400))
+    due = rf"scheduled #{run.pk} any due {run.schedule_dts:%Y-%m-%d}"
+    assert re.search(due, text_of(client.get(f"/jobs/{job.pk}/")))
 
 
 def test_a_job_whose_schedule_cannot_be_read_says_why(site, client):

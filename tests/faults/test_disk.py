@@ -153,7 +153,7 @@ def test_runs_end_on_a_spool_that_has_become_read_only(
             gate.open()
             assert scene.end_of(run_id)["exit_status"] == 3
             assert server.api.log(run_id) == "done\n"
-            # A folder that is held open is that of the disk below: it may be noted there
+            # A folder that is held is that of the disk below: there it may be noted
             # what has been reported.
             scene.wait_for_line(f"run {run_id}: let go: the spool is not usable")
             refused = server.submit("#!/bin/sh\ntrue")

@@ -3,7 +3,8 @@
 A program: ``dying_worker.py RUN_ID JOB_ID STEP JOURNAL [the command's own words]``.
 STEP is ``before:NAME`` or ``after:NAME``, or empty for a worker that lives on. Every
 step of the run is written to JOURNAL, one a line, just before it is taken: a change of
-the run's folder, a request about the run, and what is said to and by the spawn helper.
+the run's folder or of the first that is made ahead, a request about the run, a signal,
+and what is said to and by the spawn helper.
 A name is what is done, with the number of the time it is done.
 """
 
@@ -37,13 +38,19 @@ class Steps:
     def __init__(self, run_id, job_id, step, journal_path):
         self.when, _, self.name = step.partition(":")
         self.counts = Counter()
-        self.folder = re.compile(rf"/{run_id}((?:\.new|\.done)?(?:/.*)?)$")
+        self.folders = {
+            "RUN": re.compile(rf"/spool/{run_id}((?:\.new|\.done)?(?:/.*)?)$"),
+            # Where the first shim stands by.
+            "AHEAD": re.compile(r"/spool/standing/1((?:/.*)?)$"),
+        }
         self.about = re.compile(
             rf"/run/{run_id}/|/job/{job_id}/|/kill_request/|run-{run_id}-says"
         )
         self.numbers = re.compile(r"\d+")
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self.journal = os.open(journal_path, flags, 0o600)
+        self.has_begun = False
+        """Whether anything has been done, also ahead of the run."""
         self.is_under_way = False
         self.write = os.write
 
@@ -82,11 +89,12 @@ class Steps:
         if dir_fd is not None:
             # Where the folder is now: it may have been renamed since it was opened.
             path = os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
-        found = self.folder.search(os.fspath(path))
-        if found is None:
-            return None
-        self.is_under_way = True
-        return f"{name} RUN{found[1]}"
+        for whose, pattern in self.folders.items():
+            if found := pattern.search(os.fspath(path)):
+                self.has_begun = True
+                self.is_under_way |= whose == "RUN" or name == "rename"
+                return f"{name} {whose}{found[1]}"
+        return None
 
     def describe_open(self, path, flags, *_, dir_fd=None, **__):
         return self.describe_path("open", path, dir_fd) if flags & _WRITES else None
@@ -131,7 +139,7 @@ class Steps:
     def describe_helper(self, name):
         def describe(sock, *_, **__):
             is_helper = sock.family == gevent.socket.AF_UNIX
-            return name if is_helper and self.is_under_way else None
+            return name if is_helper and self.has_begun else None
 
         return describe
 

@@ -58,7 +58,7 @@ FULL = Plan(
     request_rounds=5,
     requests_per_round=400,
     events=200,
-    pages=200,
+    pages=100,
     history_runs=1_000_000,
 )
 QUICK = Plan(

@@ -33,7 +33,7 @@ PAUSE_SECONDS = 0.05
 CLIENTS = 4
 PAGE = 20
 LOG = "a line of output\n" * 100
-RATE_TARGET = {"median": 60.0}
+RATE_TARGET = {"median": 100.0}
 DUE_TARGET = {"p95": 50.0}
 
 

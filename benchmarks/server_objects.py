@@ -115,7 +115,7 @@ def _make_history(job_id: int, count: int, started: int) -> int:
     worker = Worker.objects.order_by("pk").values_list("pk", flat=True)[0]
     with connection.cursor() as cursor:
         cursor.execute(_HISTORY, [jobs[0], HISTORY_JOBS, worker, count, started])
-        cursor.execute("UPDATE server_run SET schedule_id = id")
+        cursor.execute("SELECT setval('server_run_id_seq', max(id)) FROM server_run")
         # What the server itself would have done in months.
         cursor.execute("VACUUM ANALYZE server_run")
     return count
@@ -124,10 +124,12 @@ def _make_history(job_id: int, count: int, started: int) -> int:
 HISTORY_JOBS = 500
 _HISTORY = """
 INSERT INTO server_run (
-    job_id, worker_id, schedule_dts, enqueue_dts, start_dts, return_dts, return_success,
+    id, schedule_id, job_id, worker_id,
+    schedule_dts, enqueue_dts, start_dts, return_dts, return_success,
     pid, is_manual, schedule_children, exit_status, reason, host, ended_by_server
 )
 SELECT
+    total - number + 1, total - number + 1,
     %s + number %% %s, %s, due, due, due,
     CASE WHEN goes_on THEN NULL ELSE due + interval '30 seconds' END,
     CASE WHEN goes_on THEN NULL ELSE number %% 20 <> 0 END,
@@ -137,9 +139,10 @@ SELECT
 FROM (
     SELECT
         number,
+        total,
         now() - number * interval '1 minute' AS due,
         number <= started AS goes_on
-    FROM (SELECT generate_series(total, 1, -1) AS number, started
+    FROM (SELECT generate_series(total, 1, -1) AS number, total, started
         FROM (VALUES (%s::int, %s::int)) AS sizes (total, started)) AS numbers
 ) AS rows
 """

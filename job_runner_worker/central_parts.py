@@ -16,9 +16,13 @@ from job_runner_worker.errors import ConfigError
 from job_runner_worker.models import Pong
 from job_runner_worker.redaction import Redactor
 from job_runner_worker.reporters.rest import RestOptions, RestReporter
+from job_runner_worker.secret_file import credential
 from job_runner_worker.settings import Settings
 from job_runner_worker.sources.channel import ChannelSource, Link
 from job_runner_worker.worker_options import WorkerOptions
+
+CURVE_CREDENTIAL = "curve"
+"""The name of curve_key_file's content, where systemd hands it over."""
 
 
 def build_api(
@@ -55,6 +59,8 @@ def curve_keys(settings: Settings) -> ClientKeys | None:
     path, server = settings.curve_key_file, settings.curve_server_key
     if server is None:
         return None
+    if path is None:
+        path = credential(os.environ, CURVE_CREDENTIAL)
     try:
         return ClientKeys(server, read_pair(path) if path else None)
     except KeyFileError as error:

@@ -216,7 +216,7 @@ class Doctor:
             return f"{path} will be made"
         if not path.is_dir():
             raise Trouble(f"{path} is no folder: choose another spool_path")
-        if found := spool_access.trouble(path):
+        if found := spool_access.trouble(path) or spool_access.weakness(path):
             raise Trouble(found)
         if path.stat().st_mode & OTHERS & ~spool_access.FOR_OTHER_USERS:
             raise Trouble(f"{path} is open to others: do `chmod 700 {path}`")

@@ -37,11 +37,16 @@ def find_secret(options: Mapping[str, str], environ: Mapping[str, str]) -> str:
         return options["secret"]
     if named:
         return read_secret(Path(named), "secret_file")
-    folder = environ.get("CREDENTIALS_DIRECTORY", "")
-    credential = Path(folder, CREDENTIAL)
-    if os.path.isabs(folder) and credential.exists():
-        return read_secret(credential, "secret")
+    if (path := credential(environ, CREDENTIAL)) is not None:
+        return read_secret(path, "secret")
     return ""
+
+
+def credential(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return the file of a credential that systemd hands over, None without one."""
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(folder, name)
+    return path if os.path.isabs(folder) and path.exists() else None
 
 
 def read_secret(path: Path, option: str) -> str:

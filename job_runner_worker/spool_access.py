@@ -23,11 +23,13 @@ _log = logging.getLogger(__name__)
 def check(path: Path) -> None:
     """Make a spool private where others may read it.
 
-    Raises SpoolError where it is a link, another user's, or below a folder that
-    another user may change; OSError where it is not there.
+    Raises SpoolError where it is a link, another user's, or below another user's
+    folder; OSError where it is not there.
     """
     if found := trouble(path):
         raise SpoolError(f"spool_path {found}")
+    if found := weakness(path):
+        _log.warning("spool_path %s", found)
     opened = [path] if make_private(path, FOR_OTHER_USERS) else []
     # It is set again where there are such users.
     make_private(path)
@@ -64,8 +66,19 @@ def trouble(path: Path) -> str:
                 f"{path} is below {folder}, which user {status.st_uid} may change: "
                 "choose a folder that is root's or this user's all the way"
             )
-        is_open = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
-        if is_open and not stat.S_ISLNK(status.st_mode):
+    return ""
+
+
+def weakness(path: Path) -> str:
+    """Return what of the way to a spool everybody may change, "" for nothing.
+
+    So they can move the spool away; to put another of this user's in its place they
+    need one. In a container, where there is nobody else, it is usual.
+    """
+    for folder in _way(path):
+        mode = os.lstat(folder).st_mode
+        is_open = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
+        if is_open and not stat.S_ISLNK(mode):
             return (
                 f"{path} is below {folder}, which everybody may change: do "
                 f"`chmod o-w {folder}`, or choose another folder"

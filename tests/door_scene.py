@@ -110,6 +110,7 @@ class CentralServer:
         path = folder / "worker.ini"
         lines = [f"{k} = {v}\n" for k, v in options.items() if v is not None]
         path.write_text("".join([f"[{SECTION}]\n", *lines]))
+        path.chmod(0o600)
         return path
 
     def submit(self, script: str, **fields: object) -> int:

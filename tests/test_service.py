@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from job_runner_worker import systemd, worker_log
+from job_runner_worker.central_parts import curve_keys
+from job_runner_worker.curve_keys import ClientKeys, KeyPair
 from job_runner_worker.errors import ConfigError
 from job_runner_worker.executors import cgroup
 from job_runner_worker.settings import describe, parse
@@ -240,6 +242,23 @@ def test_the_secret_may_be_a_credential_of_systemd(tmp_path: Path) -> None:
         parse(OPTIONS, ENVIRON | {"CREDENTIALS_DIRECTORY": str(tmp_path)}).secret
         == "hunter2"
     )
+
+
+def test_the_keys_for_curve_may_be_a_credential_of_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = KeyPair("p" * 40, "s" * 40)
+    secret_file(tmp_path)
+    (tmp_path / "curve").touch(0o600)
+    (tmp_path / "curve").write_text(pair.text())
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    server = {"curve_server_key": "k" * 40}
+
+    made = parse(OPTIONS | server, ENVIRON | {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+    assert curve_keys(made) == ClientKeys("k" * 40, pair)
+    (tmp_path / "curve").unlink()
+    assert curve_keys(made) == ClientKeys("k" * 40, None)
 
 
 @pytest.mark.parametrize(

@@ -107,18 +107,22 @@ def test_what_others_could_read_of_a_spool_becomes_private_and_is_told(
     ] == [str(path), f"{path}/lock", f"{path}/parts"]
 
 
-def test_a_spool_below_a_folder_that_everybody_may_change_is_refused(
-    open_spool: Callable[[Path], Spool], tmp_path: Path
+def test_a_spool_below_a_folder_that_everybody_may_change_is_warned_of(
+    open_spool: Callable[[Path], Spool],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "shared").mkdir()
-    (tmp_path / "shared").chmod(0o777)
-
-    with pytest.raises(SpoolError, match="shared, which everybody may change: do `ch"):
-        open_spool(tmp_path / "shared" / "spool")
-
     # Where nobody can rename what is another's, as in /tmp, it may be.
     (tmp_path / "shared").chmod(0o1777)
+    open_spool(tmp_path / "shared" / "sticky")
+    assert caplog.messages == []
+    (tmp_path / "shared").chmod(0o777)
+
     open_spool(tmp_path / "shared" / "spool")
+
+    [line] = caplog.messages
+    assert f"{tmp_path}/shared, which everybody may change: do `chmod o-w " in line
 
 
 @pytest.mark.parametrize("is_linked", [False, True], ids=["directly", "by a link"])

@@ -7,7 +7,6 @@ import functools
 import os
 
 from job_runner_worker.cron import one_pass
-from job_runner_worker.errors import ConfigError
 from job_runner_worker.sources.polling import PollingSource
 
 _EXIT_NOT_STARTED = 1
@@ -15,13 +14,15 @@ _EXIT_NOT_STARTED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `run` needs."""
-    parser.add_argument(
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument(
         "--host",
         metavar="NAME",
+        type=_host,
         help="also the runs that are pinned to this host, compared as it is written"
         " (default: the fully qualified name of this machine)",
     )
-    parser.add_argument(
+    one_of.add_argument(
         "--run",
         metavar="ID",
         type=_run_id,
@@ -32,10 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Claim and start runs, up to concurrent_jobs; return the exit status."""
-    if arguments.run is not None and arguments.host is not None:
-        raise ConfigError("--run and --host exclude each other: give one of them")
-    if arguments.host == "":
-        raise ConfigError("--host is empty: give the name of a host")
     with one_pass.prepared(arguments, arguments.host or "") as parts:
         ask = parts.claims.due
         if arguments.run is not None:
@@ -45,6 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.run is not None and not started:
         return _EXIT_NOT_STARTED
     return os.EX_OK
+
+
+def _host(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give the name of a host")
+    return text
 
 
 def _run_id(text: str) -> int:

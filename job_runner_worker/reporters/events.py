@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from datetime import datetime
 
 import zmq
@@ -13,6 +14,7 @@ from job_runner_worker.curve_keys import ClientKeys
 from job_runner_worker.models import Event, EventKind, Outcome, Run
 from job_runner_worker.reporters.base import Reporter
 
+LOOK_SECONDS = 0.5
 LINGER_MILLISECONDS = 200
 """How long the last events may take to leave when the worker stops."""
 
@@ -35,6 +37,7 @@ class EventReporter(Reporter):
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
         self._watch: ConnectionWatch | None = None
+        self._look_at = 0.0
 
     def open(self) -> None:
         """Connect ahead: what is published before the connection is up is lost."""
@@ -91,7 +94,11 @@ class EventReporter(Reporter):
             )
 
     def _look_at_connection(self) -> None:
-        """Make another where this one is over for good."""
+        """Make another where this one is over for good; looked at now and then."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
         assert self._watch is not None and self._socket is not None
         self._watch.look()
         if self._watch.seconds_to_live == 0:

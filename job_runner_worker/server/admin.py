@@ -232,7 +232,10 @@ class RunLogAdmin(_LookOnly):
 class KillRequestAdmin(_LookOnly):
     """Kill requests."""
 
-    list_display = ("id", "run", "schedule_dts", "enqueue_dts", "execute_dts")
+    list_display = (
+        *("id", "run", "requested_by"),
+        *("schedule_dts", "enqueue_dts", "execute_dts"),
+    )
     list_filter = ("run__job__template__project",)
     list_select_related = ("run",)
     search_fields = ("=run__id", "run__job__title")

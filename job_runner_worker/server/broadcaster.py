@@ -36,6 +36,8 @@ REPEAT_SECONDS = 5.0
 """How often a kill order is sent until the worker has taken it."""
 LOOK_SECONDS = 5.0
 """How often the database is looked at without a notice: others may write, too."""
+FREED_SECONDS = 0.04
+"""While runs wait for room: ends that come thicker are dealt with together."""
 GATHER_SECONDS = 0.02
 """Notices that come thicker than this are dealt with together."""
 RETRY_SECONDS = 1.0
@@ -72,6 +74,7 @@ class Broadcaster:
         self._socket: zmq.Socket[bytes] | None = None
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._wake = gevent.event.Event()
+        self._waking: gevent.Greenlet[[], None] | None = None
         self._connections: Counter[str] = Counter()
         self._kills_sent: dict[int, float] = {}
         self._next_ping = time.monotonic() + PING_SECONDS
@@ -102,6 +105,8 @@ class Broadcaster:
         if self._greenlet is not None:
             notices.unsubscribe(self._hear_notice)
             self._greenlet.kill()
+        if self._waking is not None:
+            self._waking.kill()
         if self._watch is not None:
             self._watch.close()
         if self._socket is not None:
@@ -118,9 +123,19 @@ class Broadcaster:
             self._book.forget(notice.run_id)
             if notice.event in ("returned", "reset"):
                 self._book.freed(notice.worker_id)
-            wakes = {"scheduled": True, "returned": self._book.is_short}
-            if not wakes.get(notice.event, False):
+            if notice.event == "returned" and self._book.is_short:
+                self._wake_soon()
+            if notice.event != "scheduled":
                 return
+        self._wake.set()
+
+    def _wake_soon(self) -> None:
+        """Wake after a moment: workers have enough to do until then."""
+        if self._waking is None:
+            self._waking = gevent.spawn_later(FREED_SECONDS, self._wake_after_all)
+
+    def _wake_after_all(self) -> None:
+        self._waking = None
         self._wake.set()
 
     def _run(self) -> None:

@@ -77,6 +77,8 @@ class BatchRest(Rest):
 
     def _work_of(self, run: Row) -> Answer:
         job = self._tables.rows["job"][tables.id_in(run["job"])]
+        if job["id"] in self._tables.jobs_of_another_pool:
+            return json_answer(202, {"run_log": run["run_log"]})
         names = ("resource_uri", "title", "script_content")
         work = {"run_log": run["run_log"], "job": {name: job[name] for name in names}}
         return json_answer(202, work)

@@ -242,7 +242,11 @@ class FakeApi(ServerState):
                     return answers[-1]
             return answered(answers)
 
-        return self._answer_one(asked, faults[0], carry_out)[0]
+        answer = self._answer_one(asked, faults[0], carry_out)[0]
+        if not answers:
+            for item in items:
+                self._remember(item, None, False, is_item=True)
+        return answer
 
     def _answer_one(
         self,
@@ -254,19 +258,19 @@ class FakeApi(ServerState):
     ) -> tuple[Answer, bool]:
         """Answer a request and remember it."""
         answer, carried_out = self._answer(asked, fault, carry_out or self._rest.answer)
-        self.requests.append(
-            Request(
-                asked.method,
-                asked.target,
-                asked.fields if is_item else _parsed(asked.body),
-                None if answer.is_cut else answer.status or None,
-                carried_out,
-                self._run_id_of(asked),
-                time.monotonic(),
-                is_item,
-            )
-        )
+        status = None if answer.is_cut else answer.status or None
+        self._remember(asked, status, carried_out, is_item=is_item)
         return answer, carried_out
+
+    def _remember(
+        self, asked: Asked, status: int | None, carried_out: bool, *, is_item: bool
+    ) -> None:
+        body = asked.fields if is_item else _parsed(asked.body)
+        run_id, now = self._run_id_of(asked), time.monotonic()
+        request = Request(
+            asked.method, asked.target, body, status, carried_out, run_id, now
+        )
+        self.requests.append(replace(request, is_item=is_item))
 
     def _answer(
         self, asked: Asked, fault: Fault | None, carry_out: Callable[[Asked], Answer]

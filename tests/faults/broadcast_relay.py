@@ -29,6 +29,8 @@ class BroadcastRelay:
         self.port = 0
         self._dice = random.Random(f"{seed} relay")
         self._heard: deque[list[bytes]] = deque(maxlen=MAX_REMEMBERED)
+        self.subscribed = threading.Event()
+        """Set when somebody has subscribed."""
         self._to_say: deque[list[bytes]] = deque()
         self._context = zmq.Context()
         self._stopping = threading.Event()
@@ -98,7 +100,10 @@ class BroadcastRelay:
             while self._to_say:
                 workers.send_multipart(self._to_say.popleft())
             if workers in ready:
-                server.send_multipart(workers.recv_multipart())
+                subscription = workers.recv_multipart()
+                server.send_multipart(subscription)
+                if subscription[0][:1] == b"\1":
+                    self.subscribed.set()
             if server in ready:
                 order = server.recv_multipart()
                 self._heard.append(order)

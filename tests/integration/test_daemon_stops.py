@@ -22,16 +22,16 @@ from scene import (
     working,
 )
 
-from job_runner_worker.testing import Fault, StandInServer
+from job_runner_worker.testing import FakeApi, Fault, StandInServer
 
 pytestmark = pytest.mark.integration
 
 MARGIN_SECONDS = 5.0
 
 
-@pytest.fixture
-def server() -> Iterator[StandInServer]:
-    with StandInServer() as server:
+@pytest.fixture(params=["one by one", "batches"])
+def server(request: pytest.FixtureRequest) -> Iterator[StandInServer]:
+    with StandInServer(FakeApi(batches=request.param == "batches")) as server:
         yield server
 
 

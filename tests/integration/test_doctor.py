@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from channel_stand_in import ChannelStandIn
 from conftest import another_user, fill_disk
 from harness import ROOT
 from scene import LIMIT_SECONDS
@@ -108,17 +109,38 @@ BROKEN: list[tuple[str, Callable[[Path], dict[str, Any]], str]] = [
 ]
 
 
-def test_on_a_good_set_up_every_check_is_ok(
-    server: StandInServer, tmp_path: Path
-) -> None:
-    done = subprocess.run(
+def doctor_of(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "job_runner_worker", "doctor"]
-        + ["--config-path", str(server.write_config(tmp_path))],
+        + ["--config-path", str(path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=LIMIT_SECONDS * 3,
     )
+
+
+def test_a_channel_is_tried_out_in_place_of_zeromq(
+    server: StandInServer, tmp_path: Path
+) -> None:
+    with ChannelStandIn() as stand_in:
+        options = {"channel_url": stand_in.url, "broadcast": "no"}
+        path = server.write_config(tmp_path, **options)
+        found = lines_of(doctor_of(path).stdout)
+        assert found["channel"] == ("ok", f"{stand_in.url} accepts a connection")
+        assert not {"orders", "events"} & found.keys()
+
+        refusal = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
+        stand_in.answer = lambda visit: refusal
+        verdict, said = lines_of(doctor_of(path).stdout)["channel"]
+        assert verdict == "FAILED"
+        assert "check api_key and secret" in said
+
+
+def test_on_a_good_set_up_every_check_is_ok(
+    server: StandInServer, tmp_path: Path
+) -> None:
+    done = doctor_of(server.write_config(tmp_path))
 
     assert done.returncode == 0, done.stdout + done.stderr
     found = lines_of(done.stdout)

@@ -21,16 +21,16 @@ from scene import (
 from job_runner_worker.models import Run
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.spool import Spool
-from job_runner_worker.testing import Fault, StandInServer
+from job_runner_worker.testing import FakeApi, Fault, StandInServer
 
 pytestmark = pytest.mark.integration
 
 CLAIMED_AT = "2026-01-01T00:00:00+00:00"
 
 
-@pytest.fixture
-def server() -> Iterator[StandInServer]:
-    with StandInServer() as server:
+@pytest.fixture(params=["one by one", "batches"])
+def server(request: pytest.FixtureRequest) -> Iterator[StandInServer]:
+    with StandInServer(FakeApi(batches=request.param == "batches")) as server:
         yield server
 
 

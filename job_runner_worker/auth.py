@@ -32,8 +32,9 @@ def sign(secret: str, method: str, path: str, body: bytes) -> str:
     ``path`` is the path with its query exactly as sent, percent-encoded; ``body``
     the exact bytes, empty where there is no body.
     """
-    message = _bytes(method.upper() + path) + body
-    return hmac.new(_bytes(secret), message, hashlib.sha1).hexdigest()
+    made = hmac.new(_bytes(secret), _bytes(method.upper() + path), hashlib.sha1)
+    made.update(body)
+    return made.hexdigest()
 
 
 def authorization(

@@ -19,6 +19,7 @@ import gevent
 from job_runner_worker.http_answer import Answer, AnswerReader
 
 MAX_CONNECTIONS = 16
+_LARGE_BYTES = 64 * 1024
 
 
 class HttpConnections:
@@ -63,15 +64,17 @@ class HttpConnections:
         parts += [self._headers, _lines(identity)]
         if body is not None:
             parts.append(b"Content-Length: %d\r\n" % len(body))
-        # One write: an answer never waits for half a request.
-        request = b"".join((*parts, b"\r\n", body or b""))
+        # One write, so that no answer waits for half a request; but no copy of a log.
+        head, rest = b"".join((*parts, b"\r\n")), body or b""
+        if len(rest) < _LARGE_BYTES:
+            head, rest = head + rest, b""
         deadline = time.monotonic() + self._timeout_seconds
         if not self._room.acquire(timeout=self._timeout_seconds):
             raise TimeoutError("timed out: every connection is in use")
         try:
             connection = self._idle_one() or self._connect()
             try:
-                answer = self._ask(connection.sock, request, deadline)
+                answer = self._ask(connection.sock, (head, rest), deadline)
             except BaseException:
                 connection.close()
                 raise
@@ -87,14 +90,17 @@ class HttpConnections:
         """Close the connections that nobody uses."""
         _close(self._idle)
 
-    def _ask(self, socket: Any, request: bytes, deadline: float) -> Answer:
+    def _ask(
+        self, socket: Any, request: tuple[bytes, bytes], deadline: float
+    ) -> Answer:
         def receive(length: int) -> bytes:
             socket.settimeout(_left(deadline))
             received: bytes = socket.recv(length)
             return received
 
         socket.settimeout(_left(deadline))
-        socket.sendall(request)
+        for part in filter(None, request):
+            socket.sendall(part)
         return AnswerReader(receive, self._max_answer_bytes).read()
 
     def _idle_one(self) -> Any | None:

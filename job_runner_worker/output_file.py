@@ -106,11 +106,17 @@ class OutputFile:
                     return position + found
         return None
 
+    def is_long(self, size: int) -> bool:
+        """Return whether there may be something to punch at this size."""
+        return size > self._max_log_bytes + PUNCH_MARGIN_BYTES
+
     def punch(self, size: int) -> None:
         """Give the middle of the first ``size`` bytes back to the file system.
 
         Raises OSError where it cannot take it.
         """
+        if not self.is_long(size):
+            return
         try:
             file = self._open(os.O_RDWR)
         except FileNotFoundError:

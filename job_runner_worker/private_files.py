@@ -13,6 +13,7 @@ import posix
 import shutil
 import stat
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 PRIVATE = 0o600
@@ -126,13 +127,35 @@ class PrivateFolder:
         Who opens a FIFO waits for its writer.
         """
         descriptor = self.open(name, os.O_RDONLY | os.O_NONBLOCK)
-        with open(descriptor, "rb", buffering=0) as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "no ordinary file", str(self.path / name))
             if status.st_size > MAX_FILE_BYTES:
                 raise OSError(errno.EFBIG, "too large", str(self.path / name))
-            return file.readall()
+            content = b""
+            # A byte more than there should be: less than that is all.
+            while piece := os.read(descriptor, status.st_size + 1):
+                content += piece
+                if len(content) == status.st_size:
+                    break
+            return content
+        finally:
+            _close(descriptor)
+
+    def remove_all(self, files: Iterable[str], folders: Iterable[str]) -> None:
+        """Remove what is there of these, as far as that is possible.
+
+        Does nothing where the folder is not held.
+        """
+        if self._held is None:
+            return
+        for name in files:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=self._held)
+        for name in folders:
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=self._held)
 
     def _open(self) -> int:
         return os.open(self.path, _FOLDER_FLAGS)
@@ -209,7 +232,9 @@ def _regain(folder: int) -> None:
 
 def _write_all(descriptor: int, content: bytes) -> None:
     """Write and close."""
-    with open(descriptor, "wb", buffering=0) as file:
+    try:
         left = memoryview(content)
         while left:
-            left = left[file.write(left) :]
+            left = left[os.write(descriptor, left) :]
+    finally:
+        _close(descriptor)

@@ -7,6 +7,7 @@ appears whole or not at all; what the shim writes may be read before it is there
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import stat
@@ -270,10 +271,15 @@ class RunFolder:
 
         Raises OSError where a script left something that cannot be removed.
         """
-        self.files.close()
         done = self.path.with_name(self.path.name + DONE_SUFFIX)
         self.path.rename(done)
-        remove_tree(done)
+        # Mostly there is nothing else; to find out costs more than to try.
+        self.files.remove_all((*_FILES, "bell"), ("work", "tmp"))
+        self.files.close()
+        try:
+            done.rmdir()
+        except OSError:
+            remove_tree(done)
 
     def leave(self) -> None:
         """Nothing will be started here any more."""
@@ -338,6 +344,7 @@ def read_note(path: Path) -> Note:
         raise RunFolderError(f"{path}/run.json cannot be read: {error}") from error
 
 
+@functools.cache
 def boot_id() -> str:
     """Return what names this boot of the machine: processes do not outlive it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import posix
 from datetime import UTC, datetime
-from pathlib import Path
 
 from job_runner_worker.models import Usage
 from job_runner_worker.run_folder import RunFolder
+from job_runner_worker.shim_lines import ScriptProcess
 
 _MICROSECONDS = 1_000_000
+_MAX_BYTES = 64 * 1024
 
 
-def of_run(folder: RunFolder, ended_at: datetime | None = None) -> Usage:
+def of_run(
+    folder: RunFolder,
+    ended_at: datetime | None = None,
+    process: ScriptProcess | None = None,
+) -> Usage:
     """Return what a run has used so far, or to its end. Raises OSError.
 
-    Of CPU and memory a cgroup tells only while it is there.
+    ``process`` is the script's, if that is known. Of CPU and memory a cgroup tells only
+    while it is there.
     """
-    process = folder.script_process()
+    process = process or folder.script_process()
     wall_seconds = None
     if process is not None:
         until = ended_at or datetime.now(UTC)
@@ -60,8 +68,14 @@ def _numbers(cgroup: str, name: str) -> dict[str, int]:
     if not cgroup:
         return {}
     try:
-        lines = (Path(cgroup) / name).read_text("ascii").splitlines()
-    except (OSError, ValueError):
+        descriptor = os.open(f"{cgroup}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         return {}
+    try:
+        lines = os.read(descriptor, _MAX_BYTES).decode("ascii", "replace").splitlines()
+    except OSError:
+        return {}
+    finally:
+        posix.close(descriptor)
     pairs = (line.rpartition(" ") for line in lines)
     return {key: int(text) for key, _, text in pairs if text.isdecimal()}

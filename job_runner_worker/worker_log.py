@@ -25,6 +25,8 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     logger = logging.getLogger(ROOT)
     logger.handlers = [handler]
     logger.propagate = False
+    # No line says it, and to find it out takes a part of each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     set_level(level)
 
 

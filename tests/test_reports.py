@@ -264,3 +264,43 @@ def test_a_run_that_never_began_has_a_log_all_the_same(
     reports = Reports([first], RunFolder.create(tmp_path / "3", note))
     reports.finished(Outcome(None, "no interpreter", NOW))
     assert first.calls[0] == ("logged", 3, "[job_runner_worker] no interpreter\n", True)
+
+
+class InOne(RecordingReporter):
+    """A reporter that takes log and end in one, if it is let."""
+
+    takes = True
+
+    def ended(self, run: Run, content: str, outcome: Outcome) -> bool:
+        self._record(("ended", run.id, content))
+        return self.takes
+
+
+def test_log_and_end_are_told_in_one_and_not_again(folder: RunFolder) -> None:
+    reporter = InOne("first")
+    say(folder, f"all{MARK}")
+    Reports([reporter], folder).finished(END)
+    assert reporter.calls == [("ended", 3, "all")]
+    later = RunFolder.load(folder.path)
+    assert later.has_reported("first", "logged")
+    assert later.has_reported("first", "finished")
+
+
+def test_what_is_not_taken_in_one_is_told_step_by_step(folder: RunFolder) -> None:
+    reporter = InOne("first")
+    reporter.takes = False
+    say(folder, f"all{MARK}")
+    Reports([reporter], folder).finished(END)
+    assert [call[0] for call in reporter.calls] == ["ended", "logged", "finished"]
+
+
+def test_with_a_step_before_them_due_log_and_end_are_not_told_in_one(
+    folder: RunFolder,
+) -> None:
+    reporter = InOne("first")
+    reports = Reports([reporter], folder, sleep=lambda seconds: None)
+    reporter.fail_next(1, UNAUTHORIZED)
+    reports.started(7, NOW)
+    say(folder, f"all{MARK}")
+    reports.finished(END)
+    assert [call[0] for call in reporter.calls] == ["started", "logged", "finished"]

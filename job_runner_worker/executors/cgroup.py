@@ -144,9 +144,11 @@ def remove(cgroup: Path) -> bool:
 
     Return whether it is gone.
     """
-    with contextlib.suppress(OSError):
+    try:
         cgroup.rmdir()
-    return not cgroup.exists()
+    except OSError:
+        return not cgroup.exists()
+    return True
 
 
 def find(spool_path: Path, proc: Path = Path("/proc/self")) -> Cgroups | None:

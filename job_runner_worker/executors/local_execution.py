@@ -145,8 +145,10 @@ class LocalExecution:
             self._timer.kill(block=False)
 
     def _watch(self, on_end: Callable[[LocalExecution], None]) -> None:
-        while self._exit_status() is None and self._listen():
-            pass
+        # What has ended before is in the folder; of any later end the bell tells.
+        ended = self._exit_status() if self._attached else None
+        while ended is None and self._listen():
+            ended = self._bell.exit_status
         self._stop_timer()
         exit_status = self._exit_status()
         outcome = self._lost() if exit_status is None else self._ended(exit_status)
@@ -192,7 +194,7 @@ class LocalExecution:
 
     def _usage(self, ended_at: datetime) -> Usage:
         """Return what was used; of CPU without a cgroup what the shim has heard of."""
-        used = run_usage.of_run(self._folder, ended_at)
+        used = run_usage.of_run(self._folder, ended_at, self._process)
         if used.cpu_seconds is None:
             self._listen(0)
             used = replace(used, cpu_seconds=self._bell.cpu_seconds)
@@ -267,10 +269,12 @@ class LocalExecution:
 
     def _exit_status(self) -> int | None:
         """Return the script's exit status, None while there is none."""
+        if self._bell.exit_status is not None:
+            return self._bell.exit_status
         with contextlib.suppress(OSError):
             if (exit_status := self._folder.exit_status()) is not None:
                 return exit_status
-        return self._bell.exit_status
+        return None
 
     def _ended_at(self) -> datetime:
         with contextlib.suppress(OSError):

@@ -94,7 +94,7 @@ class _Growth:
         self._watch = watch
         self._wake = wake
         self._armed: int | None = None
-        self._size = -1
+        self._size = 0
         self._looked_at = time.monotonic()
 
     def look(self) -> float | None:
@@ -115,7 +115,7 @@ class _Growth:
             if size == self._size:
                 return None
             self.forget()
-        elif size > self._size and self._is_growing():
+        elif self._output.is_long(size) and self._is_growing():
             self._output.punch(size)
         now = time.monotonic()
         rate = (size - self._size) / max(now - self._looked_at, 1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import posix
 import resource
 import signal
 import time
@@ -230,8 +231,11 @@ def _age(process: ProcessId) -> tuple[int, int]:
 def _stat_fields(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat from the state (field 3) on."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            content = file.read(1024).decode("utf-8", "replace")
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = os.read(descriptor, 1024).decode("utf-8", "replace")
+        finally:
+            posix.close(descriptor)
     except OSError:
         return None
     # The name before it may hold anything, also spaces and parentheses.

@@ -209,9 +209,12 @@ class StandingShims:
 
     def _make(self) -> StandingShim:
         assert self._path is not None
-        self._path.mkdir(mode=0o700, exist_ok=True)
         path = self._path / str(next(self._numbers))
-        path.mkdir(mode=0o700)
+        try:
+            path.mkdir(mode=0o700)
+        except FileNotFoundError:
+            self._path.mkdir(mode=0o700)
+            path.mkdir(mode=0o700)
         own_cgroup = None
         try:
             files = PrivateFolder(path)

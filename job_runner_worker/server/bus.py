@@ -108,6 +108,8 @@ class Bus:
 
     def _listen(self, end: Any) -> None:
         end.execute(f"LISTEN {CHANNEL}")
+        if self._listens.is_set():
+            _log.info("bus: the database answers again")
         self._listens.set()
         for heard in end.notifies():
             for entry in self._entries(heard.payload):

@@ -93,8 +93,8 @@ def test_the_time_limit_counts_from_the_scripts_start_over_a_restart(local):
 def test_why_a_run_was_killed_is_known_to_the_next_worker(local):
     executor = local.executor()
     text = script(
-        "timeout_seconds=0.1", then="trap 'echo ending; read -r _ <go' TERM\n"
-        "mkfifo go; echo ready; sleep 60 & wait; exit 5"
+        "timeout_seconds=0.5", then="mkfifo go\n"
+        "trap 'echo ending; read -r _ <go; exit 5' TERM; sleep 60 & wait"
     )  # fmt: skip
     started = local.start(text, executor)
     started.wait_for_output("ending")
@@ -103,7 +103,7 @@ def test_why_a_run_was_killed_is_known_to_the_next_worker(local):
     eventually(lambda: started.folder.exit_status() == 5, "its exit status")
     execution = local.executor().attach(started.folder.run, started.folder)
     outcome = Script(started.folder, execution).end()
-    assert outcome.reason == "killed by the time limit: timeout_seconds=0.1"
+    assert outcome.reason == "killed by the time limit: timeout_seconds=0.5"
 
 
 # What the script finds
@@ -524,7 +524,9 @@ def test_a_script_that_takes_too_much_memory_is_killed_and_says_so(contained):
 
 
 def test_a_timer_that_is_over_leaves_nothing_behind(local):
-    started, _ = local.run(script("timeout_seconds=3600", then="true"))
+    started = local.start(script("timeout_seconds=3600", then=f"{WAITS}true"))
     timer = started.execution._timer
+    started.let_go()
+    assert started.end().success
     eventually(lambda: timer.dead, "nobody waits for the limit any more")
     assert isinstance(timer, gevent.Greenlet)

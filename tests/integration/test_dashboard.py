@@ -159,6 +159,31 @@ def test_a_log_is_searched_copied_and_downloaded(visit):
     assert page.evaluate("navigator.clipboard.readText()") == whole
 
 
+def test_of_a_long_log_the_end_is_shown_and_all_of_it_on_request(visit):
+    visitor = visit()
+    script = "#!/bin/sh\nseq -f 'line %06g' 1 60000\n"
+    visitor.create("a very chatty one", script)
+    visitor.sees("succeeded", "#run-head").sees("line 060000", "#log")
+    first = visitor.page.locator("#log .line", has_text="line 000001")
+    assert first.count() == 0
+    visitor.sees("characters are left out here", "#log-skipped")
+
+    visitor.press("Show all of it")
+    first.wait_for(state="attached")
+    visitor.page.locator("#log-skipped").wait_for(state="hidden")
+    assert visitor.page.locator("#log .line").count() == 60000
+
+
+def test_who_is_logged_out_elsewhere_is_sent_to_the_login(visit, site, tmp_path):
+    visitor = visit().go("/jobs/")
+    visitor.context.clear_cookies()
+    script = tmp_path / "script.sh"
+    script.write_text("#!/bin/sh\n")
+    assert site.call("submit", str(script))[0] == 0
+
+    visitor.page.wait_for_url(re.compile("/login/.next=/jobs/"))
+
+
 def test_a_script_without_a_shebang_is_not_saved(visit):
     visitor = visit().go("/jobs/new/")
     visitor.page.fill("[name=title]", "no shebang")

@@ -181,6 +181,30 @@ def test_what_one_process_has_done_wakes_the_broadcaster_of_another(site, severa
     assert time.monotonic() - began < 4.0
 
 
+LISTENING = (
+    "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+)
+
+
+def test_a_process_that_has_lost_the_database_hears_again(site, several):
+    broadcaster = several("broadcaster")
+    ear = Ear(site.worker.api_key, [broadcaster.port("orders")])
+    try:
+        assert ear.listen(pings(1))
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT pg_terminate_backend(pid) {LISTENING}")
+            assert cursor.rowcount == 1
+        broadcaster.wait_for("bus: the database does not answer")
+        broadcaster.wait_for("bus: the database answers again")
+        began = time.monotonic()
+        order = {"action": "enqueue", "run_id": _told(site.run().pk)}
+
+        assert ear.listen(lambda heard: order in heard)
+    finally:
+        ear.close()
+    assert time.monotonic() - began < 4.0
+
+
 def _script(part):
     path = part.folder.path / "script.sh"
     path.write_text(SCRIPT)

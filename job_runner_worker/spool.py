@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -123,8 +124,11 @@ class Spool:
             try:
                 return RunFolder.create(path, note, made_ahead)
             except OSError as error:
-                _log.warning("%s cannot become %s: %s", made_ahead.path, path, error)
                 made_ahead.abandon()
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    # There would be room now for the folder, and for nothing in it.
+                    raise
+                _log.warning("%s cannot become %s: %s", made_ahead.path, path, error)
         return RunFolder.create(path, note)
 
     def has(self, run_id: int) -> bool:

@@ -216,6 +216,11 @@ class Workers:
         self._began = time.monotonic()
         return self.current
 
+    def is_ready(self) -> bool:
+        """Return whether the current one has said so."""
+        assert self.current is not None
+        return any("slots" in line for line in self.current.lines)
+
     def kill(self) -> None:
         """End it as a crash does; its spawn helper ends by that."""
         assert self.current is not None

@@ -154,6 +154,8 @@ class LocalExecution:
         outcome = self._lost() if exit_status is None else self._ended(exit_status)
         with contextlib.suppress(OSError):
             outcome = replace(outcome, usage=self._usage(outcome.returned_at))
+        # A report may be due for long: no descriptor is kept for that.
+        self._folder.files.close()
         on_end(self)
         self._outcome.set(outcome)
         self._tidy_up()

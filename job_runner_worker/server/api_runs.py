@@ -32,6 +32,9 @@ from job_runner_worker.server.lifecycle import Conflict
 from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.serializers import uri_of
 
+_FOR_PEOPLE = {"schedule_dts", "schedule_children"}
+"""What people may change of a run that waits."""
+
 
 class _Runs(ApiView):
     resource, model = "run", Run
@@ -139,15 +142,19 @@ class RunDetail(_Runs, DetailView):
         if not administered(Job, self.the_person()).filter(pk=run.job_id).exists():
             raise exceptions.PermissionDenied("this run is not yours to change")
         fields = self.changes(run)
-        names = ("schedule_dts", "schedule_children")
         planning.change_waiting(
-            run.pk, **{name: fields[name] for name in names if name in fields}
+            run.pk, **{name: fields[name] for name in _FOR_PEOPLE if name in fields}
         )
         return _done()
 
     def body(self) -> dict[str, Any]:
-        """See ApiView. That a worker names itself needs no look into the database."""
+        """See ApiView. What is not a worker's to set is ignored, whatever it is.
+
+        That a worker names itself needs no look into the database.
+        """
         fields = super().body()
+        if isinstance(self.request.user, Worker):
+            fields = {name: fields[name] for name in fields.keys() - _FOR_PEOPLE}
         if fields.get("worker") == uri_of("worker", self.request.user.pk):
             del fields["worker"]
         return fields

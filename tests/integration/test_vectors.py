@@ -7,7 +7,7 @@ method and path: the first time with the first answer, and so on, then with the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ class Replay(FakeApi):
                     told.setdefault((asked["method"], asked["path"]), []).append(answer)
                 self._answers |= told
 
-    def _answer(self, asked: Asked, fault: Fault | None) -> tuple[Answer, bool]:
+    def _answer(
+        self, asked: Asked, fault: Fault | None, carry_out: Callable[[Asked], Answer]
+    ) -> tuple[Answer, bool]:
         header = asked.headers.get("authorization", "")
         if not auth.verify(header, self.secret, asked.method, asked.target, asked.body):
             self.unsigned.append(f"{asked.method} {asked.target}")

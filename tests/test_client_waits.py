@@ -14,10 +14,11 @@ from job_runner_worker.errors import ApiError
 
 NOW = datetime.now(UTC)
 POOL = {"title": "P", "enqueue_is_enabled": True, "workers": ["/w/1/", "/w/2/"]}
+# All tests together may take longer than a worker may be silent.
 LIVE = {
     "title": "W",
     "enqueue_is_enabled": True,
-    "ping_response_dts": NOW.isoformat(),
+    "ping_response_dts": (NOW + timedelta(days=1)).isoformat(),
 }
 OLD = {**LIVE, "ping_response_dts": (NOW - timedelta(hours=1)).isoformat()}
 NEVER = {**LIVE, "ping_response_dts": None}

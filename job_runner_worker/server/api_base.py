@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from django.db import OperationalError
 from django.db.models import F, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from rest_framework import exceptions
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.renderers import JSONRenderer
@@ -284,6 +287,17 @@ def _checker(kind: type[Serializer], partial: bool) -> Callable[[Any], Any]:
     if (kind, partial) not in _CHECKERS:
         _CHECKERS[kind, partial] = kind(partial=partial).run_validation
     return _CHECKERS[kind, partial]
+
+
+def moment_in(query: Any, name: str) -> datetime:
+    """Return a date that a query names. Raises ValidationError for what is none."""
+    try:
+        found = parse_datetime(query[name])
+    except ValueError:
+        found = None
+    if found is None:
+        raise exceptions.ValidationError({name: ["is no date in ISO 8601"]})
+    return found if timezone.is_aware(found) else timezone.make_aware(found)
 
 
 def json_answer(payload: object, status: int = 200) -> JsonResponse:

@@ -8,7 +8,6 @@ caller's to set are ignored, as unknown ones are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,6 @@ from django.db import transaction
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpResponse
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 from rest_framework import exceptions
 
 from job_runner_worker.server import job_lock, lifecycle, offers, planning, serializers
@@ -26,6 +24,7 @@ from job_runner_worker.server.api_base import (
     DetailView,
     ListView,
     json_answer,
+    moment_in,
 )
 from job_runner_worker.server.job_lock import Known
 from job_runner_worker.server.lifecycle import Conflict
@@ -66,7 +65,7 @@ class RunList(_Runs, ListView):
         """
         rows = in_state(super().matching(rows, query), query.get("state", ""))
         if "schedule_dts__lte" in query:
-            rows = rows.filter(schedule_dts__lte=_moment(query, "schedule_dts__lte"))
+            rows = rows.filter(schedule_dts__lte=moment_in(query, "schedule_dts__lte"))
         if query.get("due") == "yes":
             enabled = Q(job__worker_pool__enqueue_is_enabled=True)
             caller = self.request.user
@@ -323,16 +322,6 @@ def _work_of(run: Known) -> HttpResponse:
     }
     log_uri = None if log_id is None else uri_of("run_log", log_id)
     return json_answer({"run_log": log_uri, "job": job}, status=202)
-
-
-def _moment(query: Any, name: str) -> datetime:
-    try:
-        found = parse_datetime(query[name])
-    except ValueError:
-        found = None
-    if found is None:
-        raise exceptions.ValidationError({name: ["is no date in ISO 8601"]})
-    return found if timezone.is_aware(found) else timezone.make_aware(found)
 
 
 def _with_run(fields: dict[str, Any]) -> dict[str, Any]:

@@ -187,8 +187,9 @@ def test_a_final_state_is_final_whatever_is_ordered_afterwards(
     with working(server, tmp_path) as scene:
         run_id = scene.run("#!/bin/sh\necho said\nexit 4")["id"]
         scene.wait_until_gone(run_id)
-        row, patches = api.run(run_id), stored_patches(api, run_id)
-        assert "return_dts" in patches[-1]
+        row, patches = api.run(run_id), api.patches_of(run_id)
+        stored = stored_patches(api, run_id)
+        assert "return_dts" in stored[-1]
         for _ in range(3):
             server.enqueue(run_id)
         scene.wait_for_kill(server.kill(run_id))
@@ -200,7 +201,10 @@ def test_a_final_state_is_final_whatever_is_ordered_afterwards(
         scene.wait_until_heard()
     assert api.run(run_id) == row
     # Our own server is asked by the claim whether a run may be claimed; it may not.
-    assert stored_patches(api, run_id) == patches
+    assert stored_patches(api, run_id) == stored
+    later = api.patches_of(run_id)[len(patches) :]
+    assert [patch for patch in later if "with_job" not in patch] == []
+    assert api.takes_batches or later == []
     assert api.log(run_id) == "said\n"
 
 

@@ -163,6 +163,8 @@ def test_a_kill_ends_a_program_that_goes_on_without_its_main_thread(tracked):
 
 def test_a_kill_ends_a_process_in_uninterruptible_sleep_that_can_be_killed(tracked):
     script = tracked.start(SLEEPS_IN_D, kill_grace_seconds=SHORT_GRACE_SECONDS)
+    # Only with its child: Python itself may sleep so for a moment while it starts.
+    script.wait_for_members(2)
     stat = Path(f"/proc/{script.execution.native_id}/stat")
     eventually(lambda: ") D " in stat.read_text(), "it sleeps uninterruptibly")
     assert kill(script).exit_status == KILLED

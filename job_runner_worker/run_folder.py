@@ -274,6 +274,7 @@ class RunFolder:
         done = self.path.with_name(self.path.name + DONE_SUFFIX)
         self.path.rename(done)
         # Mostly there is nothing else; to find out costs more than to try.
+        self.files.hold(done)
         self.files.remove_all((*_FILES, "bell"), ("work", "tmp"))
         self.files.close()
         try:

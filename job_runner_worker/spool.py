@@ -22,6 +22,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from job_runner_worker import spool_access
@@ -108,6 +109,7 @@ class Spool:
         after a restart. ``failure`` is for a run that will not be started. Else the
         folder may be one that `folder_made_ahead` has. Raises OSError.
         """
+        made_ahead = None if failure else self.folder_made_ahead()
         note = Note(
             run_id=run_id,
             source=source,
@@ -117,9 +119,9 @@ class Spool:
             failure=failure,
             failed_at=claimed_at if failure else "",
             end_mark=f"\x1eend of run {run_id} {uuid.uuid4().hex}\n",
+            cgroup=made_ahead.cgroup if made_ahead else "",
         )
         path = self.path / str(run_id)
-        made_ahead = None if failure else self.folder_made_ahead()
         if made_ahead is not None:
             try:
                 return RunFolder.create(path, note, made_ahead)
@@ -129,6 +131,7 @@ class Spool:
                     # There would be room now for the folder, and for nothing in it.
                     raise
                 _log.warning("%s cannot become %s: %s", made_ahead.path, path, error)
+                note = replace(note, cgroup="")
         return RunFolder.create(path, note)
 
     def has(self, run_id: int) -> bool:

@@ -100,7 +100,7 @@ class StandingShim:
 
     def _stop_hearing(self) -> None:
         if self._heard is not None:
-            os.close(self._heard)
+            posix.close(self._heard)
             self._heard = None
 
 
@@ -159,7 +159,8 @@ class StandingShims:
             return None
         shim = self._ready.pop(0)
         self._given[shim.path] = shim
-        return MadeAhead(shim.path, partial(self._abandon, shim.path))
+        own_cgroup = str(shim.cgroup or "")
+        return MadeAhead(shim.path, own_cgroup, partial(self._abandon, shim.path))
 
     @contextlib.contextmanager
     def shim_in(self, folder: RunFolder) -> Iterator[StandingShim]:

@@ -8,13 +8,13 @@ takes several times as long as the request itself.
 from __future__ import annotations
 
 import ssl
-import threading
 import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import gevent
+from gevent.lock import Semaphore
 
 from job_runner_worker.http_answer import Answer, AnswerReader
 
@@ -44,7 +44,7 @@ class HttpConnections:
         self._max_answer_bytes = max_answer_bytes
         to_proxy = pool.proxy_headers if address else {}
         self._headers = _lines({**headers, **to_proxy})
-        self._room = threading.Semaphore(MAX_CONNECTIONS)
+        self._room = Semaphore(MAX_CONNECTIONS)
         self._idle: list[Any] = []
         weakref.finalize(self, _close, self._idle)
 

@@ -78,8 +78,8 @@ def _file_system(path: Path) -> str:
 def _has_journal(device: str) -> bool:
     """Return whether the kernel keeps a journal for it.
 
-    Without one, ext4 does not take an inode that was freed in the last minutes: it looks
-    through all of them for each new file, which is much where runs come and go.
+    Without one, ext4 takes no inode that was freed in the last minutes: for each new
+    file it looks through all of them, which is much where runs come and go.
     """
     name = Path(device).resolve().name
     return any(Path("/proc/fs/jbd2").glob(f"{name}-*"))

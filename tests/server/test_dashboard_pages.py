@@ -11,7 +11,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from job_runner_worker.server import lifecycle
+from job_runner_worker.server.health import HealthCheck
 from job_runner_worker.server.models import Job, KillRequest, Run, Worker
+from job_runner_worker.server.pulse import SILENCE_SECONDS
 
 
 @pytest.fixture
@@ -354,12 +356,20 @@ def test_a_description_is_markdown_that_does_no_harm(site, client, description, 
 
 
 def test_workers_tell_whether_they_answer_and_how_busy_they_are(site, client, now):
-    Worker.objects.filter(pk=site.worker.pk).update(
-        ping_response_dts=now, worker_version="3.0.0", concurrent_jobs=4
-    )
+    clock = [0.0]
+    health = HealthCheck(lambda: clock[0])
     Worker.objects.filter(pk=site.other_worker.pk).update(
-        ping_response_dts=now - timedelta(seconds=916), concurrent_jobs=2
+        ping_response_dts=now, concurrent_jobs=2
     )
+    health.check()
+    # Its clock is a day late, and it answers.
+    Worker.objects.filter(pk=site.worker.pk).update(
+        ping_response_dts=now - timedelta(days=1),
+        worker_version="3.0.0",
+        concurrent_jobs=4,
+    )
+    clock[0] = SILENCE_SECONDS + 1
+    health.check()
     lifecycle.claim(site.run().pk, site.worker, now)
     site.run(site.job(title="waits"))
     found = text_of(client.get("/workers/"))

@@ -77,7 +77,7 @@ CORE = (
     "console",
     "control",
 )
-SOCKETS = ("curve", "connection_watch")
+SOCKETS = ("curve", "connection_watch", "zmq_wait")
 BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, *SOCKETS, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
@@ -98,7 +98,7 @@ LAYERS = {
         ),
     ),
     "pure": Layer(PURE, (*WORDS, "mac")),
-    "sockets": Layer(("curve", "connection_watch"), (*WORDS, "curve")),
+    "sockets": Layer(SOCKETS, (*WORDS, "curve")),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),

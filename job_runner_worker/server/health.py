@@ -1,13 +1,14 @@
 """What becomes of the runs of a worker that has fallen silent: they fail.
 
-And who is told of a pool in which nobody answers any more.
+And who is told of a pool in which nobody answers any more. Who is silent is noted in
+the database: what people are shown is what was judged here, also by other processes.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import gevent
@@ -47,7 +48,9 @@ class HealthCheck:
         worker could answer: silence counts from the first check.
         """
         now = timezone.now()
-        silent = [each for each in Worker.objects.all() if self._pulse.is_silent(each)]
+        workers = list(Worker.objects.all())
+        silent = [each for each in workers if self._pulse.is_silent(each)]
+        self._note(workers, silent, now)
         failed = []
         held = Run.objects.filter(enqueue_dts__isnull=False, return_dts=None)
         # Of a job that is run on all workers, one run is this worker's alone.
@@ -74,6 +77,20 @@ class HealthCheck:
                         _log.warning("run %d: failed: %s", run_id, why)
                         failed.append(run_id)
         return failed
+
+    def _note(
+        self, workers: Iterable[Worker], silent: Iterable[Worker], now: datetime
+    ) -> None:
+        """Let everybody see who is silent, until that worker has answered again."""
+        fallen = [each.pk for each in silent if each.unresponsive_dts is None]
+        back = [
+            each.pk
+            for each in workers
+            if each.unresponsive_dts is not None and self._pulse.has_answered(each)
+        ]
+        for keys, at in ((fallen, now), (back, None)):
+            if keys:
+                Worker.objects.filter(pk__in=keys).update(unresponsive_dts=at)
 
     def check_pools(self) -> list[WorkerPool]:
         """Tell people of pools in which nobody answers, once; return these pools.

@@ -8,9 +8,9 @@ standard input, answers each, and ends when the worker is gone.
 Request, three fields with a zero byte between them: a JSON array of the shim's command
 line and its environment, [[WORD, ...], ["NAME=VALUE", ...]]; the run folder; the cgroup
 where the shim is to be born if that is possible, or nothing.
-Answer: {"pid": N, "start_ticks": when it started, in ticks since boot, "is_in_cgroup":
-BOOL} with two descriptors: where the shim's order is to be written, and where it tells
-that its script has begun; or {"errno": N, "error": text}
+Answer: {"pid": N, "start_ticks": when it started, in ticks since boot, 0 if it has
+ended, "is_in_cgroup": 0 or 1} with two descriptors: where the shim's order is to be
+written, and where it tells that its script has begun; or {"errno": N, "error": text}
 
 Each page that a fork writes to is copied then, and each that it reads is mapped then:
 that is most of what it costs. So all that can be done before the fork is, and what is
@@ -27,7 +27,6 @@ import os
 import signal
 import socket
 import struct
-from typing import TypeAlias
 
 PR_SET_CHILD_SUBREAPER = 36
 SIGCHLD = int(signal.SIGCHLD)
@@ -38,6 +37,7 @@ LIBRARY_SIGNALS = (32, 33)
 CLONE_INTO_CGROUP = 0x200000000
 CLONE_ARGS = struct.Struct("=11Q")
 REQUEST_BYTES = 1024 * 1024
+STAT_BYTES = 1024
 LOWEST_OWN_DESCRIPTOR = 10
 LAST_DESCRIPTOR = 2**31 - 1
 BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, ORDER_WRITE, BEGUN_READ, BEGUN_WRITE = range(
@@ -57,7 +57,7 @@ _libc.syscall.restype = ctypes.c_long
 # Looked up once: what is looked up in a fork is looked up in each.
 _setsid, _prctl, _execve = _libc.setsid, _libc.prctl, _libc.execve
 _signal, _syscall = _libc.signal, _libc.syscall
-_CStrings: TypeAlias = "ctypes.Array[ctypes.c_char_p]"
+_CStrings = ctypes.Array[ctypes.c_char_p]
 # Ctrl-C in a terminal reaches the helper too; it ends with the worker instead.
 _UNHEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -169,12 +169,12 @@ def _become_shim(argv: _CStrings, environment: _CStrings) -> None:
 
 
 def _start_ticks(pid: int) -> int:
-    """Return when a process started: field 22 of its stat file."""
-    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    """Return when a process started, field 22 of its stat file; 0 if it is gone."""
     try:
-        content = os.read(descriptor, 1024)
-    finally:
-        os.close(descriptor)
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:
+            content = stat.read(STAT_BYTES)
+    except OSError:
+        return 0
     # The name in field 2 may hold anything, also spaces and parentheses.
     return int(content.rpartition(b")")[2].split()[19])
 

@@ -159,13 +159,14 @@ class Broadcaster:
 
     def _tick(self, newcomers: set[str]) -> float:
         """Send what is due; return after how many seconds something will be."""
-        asked_for, self._to_ping = self._to_ping & self.listening, set()
-        self._ping(newcomers | asked_for)
         if newcomers:
-            # Whatever was sent to them before they listened is lost.
+            # Whatever was sent to them before they listened is lost. What others offer
+            # them once they have heard our ping is not: so this comes first.
             self._kills_sent.clear()
             for api_key in newcomers:
                 self._book.drop(api_key)
+        asked_for, self._to_ping = self._to_ping & self.listening, set()
+        self._ping(newcomers | asked_for)
         now = timezone.now()
         for offer in self._book.make(now, self.listening):
             _log.debug("run %d: offered to %s", offer.run_id, offer.api_key)

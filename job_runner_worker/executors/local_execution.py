@@ -248,7 +248,7 @@ class LocalExecution:
 
     def _wait_for_relay(self) -> None:
         """Return when all that the script printed is in the output file."""
-        size = self._folder.output.size()
+        size = 0
         deadline = time.monotonic() + _RELAY_PATIENCE_SECONDS
         while not self._folder.has_end_mark() and self._listen(_RELAY_PAUSE_SECONDS):
             grown = self._folder.output.size()

@@ -35,7 +35,7 @@ class Admission:
         self.is_stopping = False
         self.shortage: Shortage | None = None
         self._spool_path = spool_path
-        self._paused_path = spool_path / PAUSED
+        self._paused_path = str(spool_path / PAUSED)
         self._was_paused = False
 
     def refusal(self) -> str:

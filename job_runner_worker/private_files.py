@@ -40,7 +40,7 @@ class PrivateFolder:
         self._held: int | None = None
         self._finalizer: weakref.finalize[..., object] | None = None
 
-    def hold(self, path: Path | None = None) -> None:
+    def hold(self, path: Path | str | None = None) -> None:
         """Keep the folder open; ``path`` is where it is before it gets its name."""
         if self._held is None:
             self._held = os.open(path or self.path, _FOLDER_FLAGS)
@@ -164,7 +164,7 @@ class PrivateFolder:
         """Return what names something in here: a path, and what it is relative to."""
         if self._held is not None:
             return name, self._held
-        return str(self.path / name), None
+        return f"{self.path}/{name}", None
 
 
 def write_file(path: Path, content: bytes) -> None:

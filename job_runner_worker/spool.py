@@ -19,8 +19,8 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +118,7 @@ class Spool:
             max_log_bytes=limit,
             failure=failure,
             failed_at=claimed_at if failure else "",
-            end_mark=f"\x1eend of run {run_id} {uuid.uuid4().hex}\n",
+            end_mark=f"\x1eend of run {run_id} {secrets.token_hex(16)}\n",
             cgroup=made_ahead.cgroup if made_ahead else "",
         )
         path = self.path / str(run_id)

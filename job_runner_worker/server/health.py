@@ -20,6 +20,7 @@ from django.utils import timezone
 from job_runner_worker.server import lifecycle, notifications
 from job_runner_worker.server.models import Run, Worker, WorkerPool
 from job_runner_worker.server.pulse import Pulse
+from job_runner_worker.server.turns import Turns
 
 CHECK_SECONDS = 15.0
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class HealthCheck:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._pulse = Pulse(monotonic)
+        self._turns = Turns()
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
@@ -39,7 +41,7 @@ class HealthCheck:
     def close(self) -> None:
         """Check no more."""
         if self._greenlet is not None:
-            self._greenlet.kill()
+            self._turns.end(self._greenlet)
 
     def check(self) -> list[int]:
         """Fail the runs of workers that are silent now; return these runs' ids.
@@ -117,15 +119,19 @@ class HealthCheck:
     def _run(self) -> None:
         while True:
             gevent.sleep(CHECK_SECONDS)
-            try:
-                self.check()
-                self.check_pools()
-            except DatabaseError as error:
-                _log.error("health check: the database does not answer: %s", error)
-            except Exception:
-                _log.exception("health check: trying again")
-            finally:
-                close_old_connections()
+            with self._turns:
+                self._turn()
+
+    def _turn(self) -> None:
+        try:
+            self.check()
+            self.check_pools()
+        except DatabaseError as error:
+            _log.error("health check: the database does not answer: %s", error)
+        except Exception:
+            _log.exception("health check: trying again")
+        finally:
+            close_old_connections()
 
 
 def _set_unresponsive(pool: WorkerPool, at: datetime | None) -> bool:

@@ -175,6 +175,7 @@ def grow(site, number, now):
     for each in range(number):
         worker = Worker.objects.create(title=f"w{each}", api_key=f"key{number}-{each}")
         site.pool.workers.add(worker)
+        site.make_project(worker)
         parent = site.job(
             title=f"job {number} {each}",
             parent=parent if each % 3 else None,
@@ -198,7 +199,8 @@ def queries(client, path):
 
 @pytest.mark.parametrize("who", ["client", "viewer"])
 @pytest.mark.parametrize(
-    "path", ["/", "/?state=completed", "/?text=job", "/jobs/", "/workers/"]
+    "path",
+    ["/", "/?state=completed", "/?text=job", "/jobs/", "/projects/", "/workers/"],
 )
 def test_more_rows_take_no_more_queries(request, site, now, who, path):
     caller = request.getfixturevalue(who)
@@ -281,6 +283,26 @@ def test_a_job_tells_what_above_it_is_disabled(site, client):
     )
     site.project.refresh_from_db()
     assert site.project.enqueue_is_enabled
+
+
+@pytest.mark.parametrize("kind", ["project", "template"])
+def test_a_project_and_a_template_are_disabled_and_enabled_where_they_are_listed(
+    site, client, kind
+):
+    site.job()
+    row = getattr(site, kind)
+    path = f"/switch/{kind}/{row.pk}/"
+    assert f"{site.template.title} 1 enabled" in text_of(client.get("/projects/"))
+    for word, value in (("Disable", "0"), ("Enable", "1")):
+        fields = re.search(
+            rf'action="{path}">(.*?)</form>', text(client.get("/projects/"))
+        )
+        assert f'name="enabled" value="{value}"' in fields[1]
+        assert re.sub("<[^>]*>", "", fields[1]) == f"{word} {kind} {row.title}"
+        answer = client.post(path, {"enabled": value, "back": "/projects/"})
+        assert answer.headers["Location"] == "/projects/"
+        row.refresh_from_db()
+        assert row.enqueue_is_enabled == (value == "1")
 
 
 @pytest.mark.parametrize("back", ["https://example.com/", "//example.com/", ""])

@@ -5,24 +5,22 @@ the more the larger the process is. So the worker leaves it to this one, which i
 next to nothing. It reads one request a message from the SEQPACKET socket that is its
 standard input, answers each, and ends when the worker is gone.
 
-Request, three fields with a zero byte between them: a JSON array of the shim's command
-line and its environment, [[WORD, ...], ["NAME=VALUE", ...]]; the run folder; the cgroup
-where the shim is to be born if that is possible, or nothing.
-Answer: {"pid": N, "start_ticks": when it started, in ticks since boot, 0 if it has
-ended, "is_in_cgroup": 0 or 1} with two descriptors: where the shim's order is to be
-written, and where it tells that its script has begun; or {"errno": N, "error": text}
+Request, fields with a zero byte between them, as none of them holds one: the run
+folder; the cgroup where the shim is to be born if that is possible, or nothing; the
+number of words of the shim's command line; these; its environment, NAME=VALUE.
+Answer: "PID START IS_IN_CGROUP", START in ticks since boot, 0 if the shim has ended
+already, with two descriptors: where the shim's order is to be written, and where it
+tells that its script has begun; or "failed", a space, and why.
 
 Each page that a fork writes to is copied then, and each that it reads is mapped then:
 that is most of what it costs. So all that can be done before the fork is, and what is
 left to the fork are four calls of the C library.
 """
 
-import contextlib
 import ctypes
 import fcntl
 import functools
 import gc
-import json
 import os
 import signal
 import socket
@@ -49,7 +47,7 @@ OURS = [
     (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("2i", ORDER_WRITE, BEGUN_READ))
 ]
 """What the worker gets with an answer."""
-ANSWER = b'{"pid": %d, "start_ticks": %d, "is_in_cgroup": %d}'
+ANSWER = b"%d %d %d"
 
 # The one that does not let go of Python's lock: a fork would have to take it again.
 _libc = ctypes.PyDLL(None)
@@ -82,16 +80,17 @@ def main() -> None:
         try:
             _spawn(bytes(buffer[:length]), connection)
         except OSError as error:
-            answer = {"errno": error.errno, "error": str(error)}
-            connection.send(json.dumps(answer).encode())
+            connection.send(b"failed " + os.fsencode(str(error)))
 
 
 def _set_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        # Some real-time signals belong to the C library.
-        with contextlib.suppress(OSError, ValueError):
+        try:
             signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            # Some real-time signals belong to the C library.
+            continue
     sigaction = SYS_RT_SIGACTION.get(os.uname().machine)
     if sigaction is not None:
         for library_signal in LIBRARY_SIGNALS:
@@ -105,7 +104,7 @@ def _set_signals() -> None:
 
 
 def _spawn(request: bytes, connection: socket.socket) -> None:
-    command, folder, cgroup = request.split(b"\0")
+    folder, cgroup, command = request.split(b"\0", 2)
     argv, environment = _c_arrays(command)
     # What a fork inherits it need not do: the folder, the open files.
     os.chdir(folder)
@@ -130,13 +129,13 @@ def _spawn(request: bytes, connection: socket.socket) -> None:
 @functools.lru_cache(maxsize=1)
 def _c_arrays(command: bytes) -> tuple[_CStrings, _CStrings]:
     """Return argv and environment for execve; mostly those of the request before."""
-    argv, environment = json.loads(command)
-    return _c_strings(argv), _c_strings(environment)
+    count, *texts = command.split(b"\0")
+    words = int(count)
+    return _c_strings(texts[:words]), _c_strings(texts[words:])
 
 
-def _c_strings(texts: list[str]) -> _CStrings:
-    encoded = [os.fsencode(text) for text in texts]
-    return (ctypes.c_char_p * (len(encoded) + 1))(*encoded, None)
+def _c_strings(texts: list[bytes]) -> _CStrings:
+    return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
 
 
 def _born_in(cgroup: bytes, argv: _CStrings, environment: _CStrings) -> int:

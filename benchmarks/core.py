@@ -3,15 +3,14 @@
 
 The worker is the real one, a process as it is in operation. The server is a process
 of its own, too, so that what measures is asleep while there is something to measure;
-the clock is CLOCK_MONOTONIC, which all processes of a machine share. Prints a table
-and writes results.json beside this file. Nothing here is a test: a busy machine makes
-every figure larger.
+the clock is CLOCK_MONOTONIC, which all processes of a machine share. Prints a table,
+and writes it to the documentation, and results.json beside this file. Nothing here is a
+test: a busy machine makes every figure larger.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -23,14 +22,16 @@ from pathlib import Path
 import machine
 from central import BenchmarkError
 from cost import measure_costs, measure_own_costs
-from figures import Figure, rst_table
+from figures import Figure
 from latency import measure_kills, measure_starts
 from many import measure_many, measure_restart
 from output import measure_output
+from record import DOCS, Record
 from visible import measure_lines, measure_process_starts
 
 PATIENCE_SECONDS = 60.0
 RESULTS_PATH = Path(__file__).with_name("results.json")
+PAGE_PATH = DOCS / "performance-table.rst"
 Measure = Callable[[], list[Figure]]
 
 
@@ -104,37 +105,25 @@ def measures(plan: Plan) -> Iterator[tuple[str, Measure]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; return the exit status."""
     arguments = _parser().parse_args(argv)
-    facts = machine.facts(Path(tempfile.gettempdir()).resolve())
-    conditions: dict[str, dict[str, float]] = {}
-    figures: list[Figure] = []
+    record = Record(machine.facts(Path(tempfile.gettempdir()).resolve()))
     for name, measure in measures(QUICK if arguments.quick else FULL):
         if arguments.only not in (None, name):
             continue
         patience_seconds = 0.0 if arguments.quick else PATIENCE_SECONDS
-        conditions[name] = machine.conditions(patience_seconds)
+        record.conditions[name] = machine.conditions(patience_seconds)
         began = time.monotonic()
         print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
         try:
-            figures += measure()
+            record.figures += measure()
         except BenchmarkError as error:
             print(f"\nbenchmark: {error}", file=sys.stderr)
             return 1
         print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
-    for name, value in [*facts.items(), *conditions.items()]:
-        print(f"{name}: {value}")
-    print()
-    print(rst_table(figures))
-    output = arguments.output
-    if output is None and not arguments.quick and arguments.only is None:
-        output = RESULTS_PATH
-    if output is not None:
-        results = {
-            "quick": arguments.quick,
-            "machine": facts,
-            "conditions": conditions,
-            "figures": [figure.as_json() for figure in figures],
-        }
-        output.write_text(json.dumps(results, indent=2) + "\n")
+    print(record.page())
+    if arguments.output is not None:
+        arguments.output.write_text(record.as_json(arguments.quick))
+    elif not arguments.quick and arguments.only is None:
+        record.write(RESULTS_PATH, PAGE_PATH)
     return 0
 
 

@@ -22,14 +22,14 @@ from functools import partial
 from pathlib import Path
 
 import machine
-from central import ROOT, BenchmarkError
+from central import BenchmarkError
 from figures import short, simple_table
 from growth_measures import by_folders, by_live_runs, by_log_size, by_rate
 from growth_plot import Series, svg
 from growth_workers import by_subscribers, by_workers
+from record import DOCS, measured_with
 
 RESULTS_PATH = Path(__file__).with_name("growth_results.json")
-DOCS = ROOT / "docs"
 PATIENCE_SECONDS = 30.0
 TITLES = {
     "rate": ("Runs per second", "runs offered per second"),
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failures.append(f"{name}: {error}")
             print(error, file=sys.stderr)
         print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
-    text = page(found, {**facts, **condition})
+    text = page(found, measured_with(facts, [condition]))
     print(text)
     is_all = not (arguments.quick or arguments.only or failures)
     folder = arguments.output
@@ -136,8 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def page(found: dict[str, list[Series]], facts: dict[str, object]) -> str:
-    """Return the section of the documentation: a table, and the plots."""
+def page(found: dict[str, list[Series]], conditions: str) -> str:
+    """Return the section of the documentation: conditions, a table, and the plots."""
     rows = []
     for name, series in found.items():
         for each in series:
@@ -153,11 +153,10 @@ def page(found: dict[str, list[Series]], facts: dict[str, object]) -> str:
                 ]
             )
     table = simple_table(_HEADINGS, rows)
-    words = ", ".join(f"{name} {value}" for name, value in facts.items())
     images = [
         f".. image:: growth-{name}.svg\n   :alt: {TITLES[name][0]}" for name in found
     ]
-    return "\n\n".join([f"Measured with {words}.", table, *images]) + "\n"
+    return "\n\n".join([conditions, table, *images]) + "\n"
 
 
 def _parser() -> argparse.ArgumentParser:

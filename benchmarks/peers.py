@@ -37,6 +37,7 @@ from peer_measures import (
 )
 from peer_services import Site, install, site
 from peers_table import less_the_scripts, tables
+from record import measured_with
 
 RESULTS_PATH = Path(__file__).with_name("peers_results.json")
 TABLE_PATH = ROOT / "docs" / "performance-peers.rst"
@@ -152,10 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     results = less_the_scripts(comparison.results)
     facts = machine.facts(Path(tempfile.gettempdir()).resolve()) | versions
-    words = ", ".join(f"{name} {value}" for name, value in facts.items())
     text = (
-        f"Measured with {words}; {comparison.rounds} rounds; before it others took"
-        f" {condition['busy_percent']:g} % of the processors.\n\n"
+        f"{measured_with(facts, [condition])} {comparison.rounds} rounds.\n\n"
         + tables(results, comparison.crashes)
         + "\n"
         + "".join(f"\nLeft out: {line}.\n" for line in comparison.left_out())

@@ -3,14 +3,13 @@
 
 All processes share this machine: of what the workers and their scripts take the
 server has nothing. PostgreSQL is the one at 127.0.0.1:5432 (or JRW_TEST_POSTGRESQL);
-without one its half is left out. Prints a table and writes server_results.json
-beside this file.
+without one its half is left out. Prints a table, and writes it to the
+documentation, and server_results.json beside this file, if all is measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
 import sys
 import tempfile
@@ -24,14 +23,16 @@ from pathlib import Path
 
 import machine
 from central import BenchmarkError
-from figures import Figure, rst_table
+from figures import Figure
 from history import measure_history
 from listeners import measure_listeners
 from measured_server import MeasuredServer, database, folder
+from record import DOCS, Record
 from server_measures import Site, measure_orders, measure_rate, measure_requests
 
 PATIENCE_SECONDS = 60.0
 RESULTS_PATH = Path(__file__).with_name("server_results.json")
+PAGE_PATH = DOCS / "performance-server-table.rst"
 DATABASES = ("sqlite", "postgresql")
 MEASURES = ("rate", "due", "requests", "listeners", "history")
 ONLY_POSTGRESQL = ("history",)
@@ -116,8 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts = machine.facts(Path(tempfile.gettempdir()).resolve())
     facts["sqlite"] = sqlite3.sqlite_version
     facts |= {name: metadata.version(name) for name in ("django", "psycopg")}
-    conditions: dict[str, dict[str, float]] = {}
-    figures: list[Figure] = []
+    record = Record(facts)
     plan = QUICK if arguments.quick else FULL
     patience_seconds = 0.0 if arguments.quick else PATIENCE_SECONDS
     for kind in DATABASES if arguments.database is None else [arguments.database]:
@@ -126,30 +126,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             with closing(measures):
                 for name, condition, found in measures:
-                    conditions[name] = condition
-                    figures += found
+                    record.conditions[name] = condition
+                    record.figures += found
                     seconds = time.monotonic() - began
                     print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
                     began = time.monotonic()
         except BenchmarkError as error:
             print(f"benchmark: {error}", file=sys.stderr)
             return 1
-    for name, value in [*facts.items(), *conditions.items()]:
-        print(f"{name}: {value}")
-    print()
-    print(rst_table(figures))
-    output = arguments.output
+    print(record.page())
     is_all = arguments.only is None and arguments.database is None
-    if output is None and not arguments.quick and is_all:
-        output = RESULTS_PATH
-    if output is not None:
-        results = {
-            "quick": arguments.quick,
-            "machine": facts,
-            "conditions": conditions,
-            "figures": [figure.as_json() for figure in figures],
-        }
-        output.write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.output is not None:
+        arguments.output.write_text(record.as_json(arguments.quick))
+    elif not arguments.quick and is_all:
+        record.write(RESULTS_PATH, PAGE_PATH)
     return 0
 
 

@@ -79,6 +79,7 @@ def fill(path: Path) -> dict[str, int]:
         Worker,
         WorkerPool,
     )
+    from job_runner_worker.server.pulse import SILENCE_SECONDS
 
     tables.migrate()
     bootstrap.first_objects(DataFolder(path))
@@ -95,6 +96,7 @@ def fill(path: Path) -> dict[str, int]:
             title=title,
             api_key=title,
             ping_response_dts=now - timedelta(seconds=ago),
+            unresponsive_dts=now if ago > SILENCE_SECONDS else None,
             worker_version="3.0.0",
             concurrent_jobs=4,
         )

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from requests.utils import requote_uri
 
-from job_runner_worker import __version__, auth, backoff
+from job_runner_worker import __version__, auth, backoff, http_way, json_body
 from job_runner_worker.central_api import is_transient
 from job_runner_worker.errors import ApiError
 from job_runner_worker.http_answer import Answer, TooLongError
@@ -36,15 +30,8 @@ _HEADERS = {
     "Content-Type": "application/json",
     "User-Agent": f"job_runner_worker/{__version__}",
 }
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9/_.?&=-]*")
-"""What nobody would quote."""
 # ValueError: what came is no HTTP.
-_NO_ANSWER = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    OSError,
-    ValueError,
-)
+_NO_ANSWER = (OSError, ValueError)
 _log = logging.getLogger(__name__)
 
 
@@ -80,15 +67,6 @@ class ApiClient:
     ) -> None:
         self._options = options
         self._sleep = sleep
-        self._session = requests.Session()
-        self._adapter = HTTPAdapter()
-        # Proxies and bundles that the environment names. What is asked of it here
-        # comes first: REQUESTS_CA_BUNDLE does not outweigh ca_bundle.
-        self._environment: dict[str, Any] = dict(
-            self._session.merge_environment_settings(
-                options.base_url, {}, True, options.verify, options.client_certificate
-            )
-        )
         self._connections: HttpConnections | None = None
         self._path = ""
         self._down_since: float | None = None
@@ -125,7 +103,6 @@ class ApiClient:
         """Close the connections."""
         if self._connections is not None:
             self._connections.close()
-        self._session.close()
 
     def _send(
         self, method: str, path: str, fields: Mapping[str, Any] | None, patient: bool
@@ -133,7 +110,7 @@ class ApiClient:
         """Return the answer, and the JSON object in it; an empty one but for a GET."""
         body = None
         if fields is not None:
-            body = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
+            body = json_body.encode(fields)
         for wait_seconds in backoff.waits():
             try:
                 return self._heard(method, path, body, is_asked=method == "GET")
@@ -163,7 +140,7 @@ class ApiClient:
     ) -> tuple[Answer, dict[str, Any]]:
         what = f"{method} {path}"
         try:
-            target = path if _PLAIN_PATH.fullmatch(path) else requote_uri(path)
+            target = http_way.quoted(path)
         except ValueError as error:
             raise ApiError(f"{method} {path!a}: no path of a request") from error
         try:
@@ -208,26 +185,14 @@ class ApiClient:
         return self._connections.exchange(method, target, identity, body)
 
     def _find_way(self) -> HttpConnections:
-        """Ask requests for the way there: proxy, authorities, what the URL is.
-
-        ``_path`` is that of the URL; it is signed.
-        """
-        request = requests.PreparedRequest()
-        request.prepare_method("GET")
-        request.prepare_url(self._options.base_url.rstrip("/") + "/", None)
-        self._path = request.path_url.rstrip("/")
-        way = self._environment
-        pool: Any = self._adapter.get_connection_with_tls_context(
-            request, way["verify"], way["proxies"], way["cert"]
+        """Find proxy, authorities and what the URL is; its path is signed, too."""
+        options = self._options
+        way = http_way.find(
+            options.base_url, options.verify, options.client_certificate
         )
-        host = urlsplit(request.url or "").netloc.rpartition("@")[2]
-        seen_by_pool = self._adapter.request_url(request, way["proxies"])
+        self._path = way.path
         return HttpConnections(
-            pool,
-            seen_by_pool.removesuffix(request.path_url),
-            {"Host": host, **_HEADERS},
-            self._options.timeout_seconds,
-            self._options.max_answer_bytes,
+            way, _HEADERS, options.timeout_seconds, options.max_answer_bytes
         )
 
     def identify(self, method: str, target: str, body: bytes) -> dict[str, bytes]:
@@ -269,6 +234,8 @@ def _retry_after(value: str | None) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
+        from email.utils import parsedate_to_datetime
+
         try:
             at = parsedate_to_datetime(value)
         except (ValueError, OverflowError):

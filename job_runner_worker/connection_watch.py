@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from job_runner_worker import curve
 
@@ -47,12 +46,12 @@ class ConnectionWatch:
                 frames = self.monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return failure
-            event = parse_monitor_message(frames)
-            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            event = curve.monitor_event(frames)
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.was_through = True
-            elif event["event"] & curve.HANDSHAKE_EVENTS:
+            elif event & curve.HANDSHAKE_EVENTS:
                 failure = curve.failure(event, is_curve=self._is_curve)
-            is_lost = event["event"] == zmq.EVENT_DISCONNECTED
+            is_lost = event == zmq.EVENT_DISCONNECTED
             self._lost_at = time.monotonic() if is_lost else None
 
     @property

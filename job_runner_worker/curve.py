@@ -5,11 +5,10 @@ Source: ZeroMQ RFC 26 (CURVE) and zmq_socket_monitor(3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import struct
+from collections.abc import Sequence
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from job_runner_worker.curve_keys import ClientKeys, KeyPair
 
@@ -48,9 +47,18 @@ def zmq_address(hostname: str, port: int) -> str:
     return f"tcp://{host}:{port}"
 
 
-def failure(event: Mapping[str, Any], *, is_curve: bool) -> str:
+def monitor_event(frames: Sequence[bytes]) -> int:
+    """Return what a monitor tells of.
+
+    pyzmq's own function for that imports asyncio. Source: zmq_socket_monitor(3).
+    """
+    event: int = struct.unpack_from("=H", frames[0])[0]
+    return event
+
+
+def failure(event: int, *, is_curve: bool) -> str:
     """Return why a client's handshake failed and the remedy, "" where it did not."""
-    match event["event"]:
+    match event:
         case zmq.EVENT_HANDSHAKE_SUCCEEDED:
             return ""
         case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL if is_curve:
@@ -87,7 +95,7 @@ def try_handshake(
             socket.connect(address)
             if not monitor.poll(int(timeout_seconds * 1000)):
                 return "nothing is answered"
-            event = recv_monitor_message(monitor)
+            event = monitor_event(monitor.recv_multipart())
             return failure(event, is_curve=keys is not None)
         finally:
             socket.disable_monitor()

@@ -1,50 +1,47 @@
 """Connections to one HTTP server, each used for one request after the other.
 
-urllib3 opens them: it knows proxies, authorities and certificates. What is said on them
-is the same every time, and said here: all that a general client does for a request
-takes several times as long as the request itself.
+`http_way` opens them. What is said on them is the same every time, and said here: all
+that a general client does for a request takes several times as long as the request
+itself.
 """
 
 from __future__ import annotations
 
 import ssl
-import threading
 import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import gevent
+from gevent.lock import Semaphore
 
 from job_runner_worker.http_answer import Answer, AnswerReader
+from job_runner_worker.http_way import Way
 
 MAX_CONNECTIONS = 16
 _LARGE_BYTES = 64 * 1024
 
 
 class HttpConnections:
-    """``pool`` is urllib3's pool of the server or of the proxy before it.
+    """``headers`` are those of every request, besides what the way says.
 
-    ``address`` stands before the path in requests to a proxy, and is empty without one.
-    ``headers`` are those of every request. ``timeout_seconds`` bounds a request as a
-    whole, ``max_answer_bytes`` what is read of its answer.
+    ``timeout_seconds`` bounds a request as a whole, ``max_answer_bytes`` what is read
+    of its answer.
     """
 
     def __init__(
         self,
-        pool: Any,
-        address: str,
+        way: Way,
         headers: Mapping[str, str],
         timeout_seconds: float,
         max_answer_bytes: int,
     ) -> None:
-        self._pool = pool
-        self._address = address
+        self._way = way
         self._timeout_seconds = timeout_seconds
         self._max_answer_bytes = max_answer_bytes
-        to_proxy = pool.proxy_headers if address else {}
-        self._headers = _lines({**headers, **to_proxy})
-        self._room = threading.Semaphore(MAX_CONNECTIONS)
+        self._headers = _lines({"Host": way.host, **headers, **way.proxy_headers})
+        self._room = Semaphore(MAX_CONNECTIONS)
         self._idle: list[Any] = []
         weakref.finalize(self, _close, self._idle)
 
@@ -58,9 +55,9 @@ class HttpConnections:
         """Send a request and return its answer; nothing is sent a second time.
 
         ``identity`` are the headers that say who asks. Raises OSError, ValueError for
-        what is no answer, and what urllib3 raises where there is no connection.
+        what is no answer.
         """
-        parts = [f"{method} {self._address}{target} HTTP/1.1\r\n".encode("ascii")]
+        parts = [f"{method} {self._way.address}{target} HTTP/1.1\r\n".encode("ascii")]
         parts += [self._headers, _lines(identity)]
         if body is not None:
             parts.append(b"Content-Length: %d\r\n" % len(body))
@@ -74,7 +71,7 @@ class HttpConnections:
         try:
             connection = self._idle_one() or self._connect()
             try:
-                answer = self._ask(connection.sock, (head, rest), deadline)
+                answer = self._ask(connection, (head, rest), deadline)
             except BaseException:
                 connection.close()
                 raise
@@ -107,10 +104,10 @@ class HttpConnections:
         """Return the connection that was used last, None if there is none."""
         while self._idle:
             connection = self._idle.pop()
-            connection.sock.settimeout(0.0)
+            connection.settimeout(0.0)
             try:
                 # What is there belongs to no request: mostly it is the end.
-                connection.sock.recv(1)
+                connection.recv(1)
             except (BlockingIOError, ssl.SSLWantReadError):
                 return connection
             except OSError:
@@ -119,16 +116,9 @@ class HttpConnections:
         return None
 
     def _connect(self) -> Any:
-        pool = self._pool
         # Names, tunnels and TLS have waits of their own; this is all of them.
         with gevent.Timeout(self._timeout_seconds, TimeoutError("timed out")):
-            connection = pool._new_conn()
-            connection.timeout = self._timeout_seconds
-            if pool.proxy is not None and pool.scheme == "https":
-                pool._prepare_proxy(connection)
-            else:
-                connection.connect()
-            return connection
+            return self._way.connect(self._timeout_seconds)
 
 
 def _close(connections: list[Any]) -> None:

@@ -15,7 +15,6 @@ from job_runner_worker.central_parts import (
     build_claims,
     build_rest,
     curve_keys,
-    verify,
     worker_options,
 )
 from job_runner_worker.claims import CentralClaims
@@ -24,25 +23,15 @@ from job_runner_worker.console import Clock, Console
 from job_runner_worker.control import Control
 from job_runner_worker.curve import zmq_address
 from job_runner_worker.daemon import Daemon
-from job_runner_worker.errors import ConfigError, SpoolError
+from job_runner_worker.errors import ConfigError
 from job_runner_worker.executors import cgroup
 from job_runner_worker.executors.local import LocalExecutor, LocalOptions
-from job_runner_worker.job_store import JobStore
 from job_runner_worker.models import Pong
 from job_runner_worker.reporters.base import Reporter
-from job_runner_worker.reporters.callback import (
-    CallbackClient,
-    CallbackOptions,
-    CallbackReporter,
-)
-from job_runner_worker.reporters.channel import ChannelReporter
 from job_runner_worker.reporters.events import EventReporter
 from job_runner_worker.settings import Settings
 from job_runner_worker.sources.base import Source
 from job_runner_worker.sources.broadcast import BroadcastOptions, BroadcastSource
-from job_runner_worker.sources.launcher import LauncherOptions, LauncherSource
-from job_runner_worker.sources.launcher_callers import Callers
-from job_runner_worker.sources.launcher_http import LauncherDoor, listen
 from job_runner_worker.spool import STANDING, Spool
 from job_runner_worker.spool_access import FOR_OTHER_USERS
 from job_runner_worker.worker import Worker
@@ -104,7 +93,13 @@ def build_worker(
     if settings.has_central_server:
         clocks = _add_central_server(settings, sources, reporters, pong)
     if settings.launcher_bind is not None:
-        _add_launcher(settings, spool, environ, sources, reporters)
+        # It brings an HTTP server and requests along.
+        from job_runner_worker import launcher_parts
+
+        search_path = script_environment(settings, environ).get("PATH")
+        source, reporter = launcher_parts.build_launcher(settings, spool, search_path)
+        sources.append(source)
+        reporters.append(reporter)
     spool.folder_made_ahead = executor.folder_made_ahead
     worker = Worker(worker_options(settings), spool, sources, executor, reporters)
     pong.worker = worker
@@ -138,6 +133,8 @@ def _add_central_server(
     clocks: dict[str, Clock] = {"API": lambda: api.answered_at}
     reporters.append(build_rest(settings, batching, claims, batches=batches))
     if settings.channel_url is not None:
+        from job_runner_worker.reporters.channel import ChannelReporter
+
         channel = build_channel(settings, api, claims, pong)
         sources.append(channel)
         reporters.append(ChannelReporter(channel.send))
@@ -178,45 +175,6 @@ def _build_events(settings: Settings) -> EventReporter:
         settings.zmq_heartbeat_seconds,
         curve_keys(settings),
     )
-
-
-def _add_launcher(
-    settings: Settings,
-    spool: Spool,
-    environ: Mapping[str, str],
-    sources: list[Source],
-    reporters: list[Reporter],
-) -> None:
-    assert settings.launcher_bind is not None
-    callers = Callers(settings.launcher_tokens, settings.launcher_macs)
-    if not (settings.launcher_tokens or settings.launcher_macs):
-        _log.warning(
-            "launcher_tokens is empty: every user of this machine may run jobs as "
-            "this one"
-        )
-    store = JobStore(spool.part_path(LauncherSource.name))
-    try:
-        store.open()
-    except OSError as error:
-        raise SpoolError(f"{store.path} cannot be used: {error.strerror}") from error
-    door = LauncherDoor(
-        listen(settings.launcher_bind), callers, settings.launcher_hosts
-    )
-    options = LauncherOptions(
-        roots=settings.launcher_roots,
-        max_queued=settings.launcher_max_queued,
-        keep_seconds=settings.launcher_keep_seconds,
-        search_path=script_environment(settings, environ).get("PATH"),
-    )
-    sources.append(LauncherSource(store, door, options))
-    client = CallbackClient(
-        CallbackOptions(
-            credentials=settings.macs,
-            timeout_seconds=settings.callback_timeout_seconds,
-            verify=verify(settings),
-        )
-    )
-    reporters.append(CallbackReporter(store, client))
 
 
 def script_environment(

@@ -5,21 +5,19 @@ from __future__ import annotations
 import configparser
 import re
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from harness import SECTION, end_scripts
 from standalone import COMMAND, ENVIRON, Standalone
+from waiting import eventually
 
 from job_runner_worker.client.connection import Connection, PersonClient
 from job_runner_worker.data_folder import read_json
 from job_runner_worker.errors import ApiError
 
-LIMIT_SECONDS = 20.0
 ROOT = "/api/v1/"
 SETTINGS = {
     "log_level": "debug",
@@ -30,7 +28,6 @@ SETTINGS = {
     "channel_ping_seconds": 0.5,
     "lock_wait_seconds": 5,
 }
-_T = TypeVar("_T")
 
 
 class CentralServer:
@@ -178,17 +175,6 @@ class CentralServer:
 
 def number_of(uri: str) -> int:
     return int(uri.rstrip("/").rpartition("/")[2])
-
-
-def eventually(
-    predicate: Callable[[], _T | None], what: str, seconds: float = LIMIT_SECONDS
-) -> _T:
-    """Return what ``predicate`` returns once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := predicate()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.01)
-    return found
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gevent
 from gevent.event import Event
+from waiting import eventually
 
 from job_runner_worker.errors import JobRunnerError
 from job_runner_worker.executors.base import Executor
@@ -28,7 +29,6 @@ from job_runner_worker.worker import Worker
 from job_runner_worker.worker_options import WorkerOptions
 
 LIMIT_SECONDS = 10.0
-PAUSE_SECONDS = 0.001
 
 
 class Core:
@@ -137,12 +137,6 @@ def core(
         made.running.join(LIMIT_SECONDS)
         made.spool.close()
     made.wait_for_stop()
-
-
-def eventually(predicate: Callable[[], object], what: str) -> None:
-    with gevent.Timeout(LIMIT_SECONDS, AssertionError(f"waited for {what}")):
-        while not predicate():
-            gevent.sleep(PAUSE_SECONDS)
 
 
 def let_pass(seconds: float) -> None:

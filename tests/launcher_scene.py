@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import WorkerProcess
-from scene import LIMIT_SECONDS, wait_until
+from scene import LIMIT_SECONDS
+from waiting import eventually
 
 from job_runner_worker.testing.http_front import HttpFront
 from job_runner_worker.testing.rest import Answer
@@ -118,7 +119,7 @@ class Launcher:
             status = self.status(path)
             return status if status["state"] == state else None
 
-        return wait_until(found, f"{path} is {state}")
+        return eventually(found, f"{path} is {state}")
 
     def end_of(self, path: str) -> dict[str, Any]:
         """Return the status of a job once it is done."""

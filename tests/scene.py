@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from harness import WorkerProcess, read_process
+from waiting import eventually
 
 from job_runner_worker import protocol
 from job_runner_worker.testing import FakeApi, StandInServer
@@ -19,8 +19,6 @@ from job_runner_worker.testing import FakeApi, StandInServer
 LIMIT_SECONDS = 20.0
 """Nothing here takes a second; a loaded machine gets more."""
 SETTINGS = {"log_level": "debug", "log_flush_seconds": 0.1, "kill_grace_seconds": 0.5}
-_PAUSE_SECONDS = 0.005
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -85,7 +83,7 @@ class Scene:
         """Return when the worker has forgotten a run."""
         spool_path = self.worker.spool_path
         paths = [spool_path / str(run_id), spool_path / f"{run_id}.done"]
-        wait_until(
+        eventually(
             lambda: not any(path.exists() for path in paths),
             f"the removal of {paths[0]}",
         )
@@ -142,15 +140,6 @@ def subscribers(server: StandInServer, api_key: str | None = None) -> int:
         return server._exchange.subscribers[topic]
 
 
-def wait_until(predicate: Callable[[], _T | None], what: str) -> _T:
-    """Return what ``predicate`` returns once that is true."""
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not (found := predicate()):
-        assert time.monotonic() < deadline, f"waited {LIMIT_SECONDS:g} s for {what}"
-        time.sleep(_PAUSE_SECONDS)
-    return found
-
-
 def wait_for_text(path: Path, pattern: str = r"\n\Z") -> str:
     """Return what a script wrote into a file once a regular expression is in it."""
 
@@ -158,7 +147,7 @@ def wait_for_text(path: Path, pattern: str = r"\n\Z") -> str:
         content = path.read_text() if path.exists() else ""
         return content if re.search(pattern, content) else None
 
-    return wait_until(text, f"{pattern!r} in {path}")
+    return eventually(text, f"{pattern!r} in {path}")
 
 
 def pid_in(path: Path) -> int:
@@ -167,7 +156,7 @@ def pid_in(path: Path) -> int:
 
 
 def wait_for_death(*pids: int) -> None:
-    wait_until(
+    eventually(
         lambda: all(read_process(pid) is None for pid in pids), f"the end of {pids}"
     )
 

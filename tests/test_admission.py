@@ -7,7 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from in_process import core, eventually
+from in_process import core
+from waiting import eventually
 
 from job_runner_worker import admission
 from job_runner_worker.admission import Admission

@@ -40,6 +40,7 @@ PURE = (
     "auth",
     "backoff",
     "http_answer",
+    "json_body",
     "log_window",
     "redaction",
     "mac",
@@ -77,7 +78,7 @@ CORE = (
     "console",
     "control",
 )
-SOCKETS = ("curve", "connection_watch")
+SOCKETS = ("curve", "connection_watch", "zmq_wait")
 BELOW_PARTS = (*WORDS, *PURE, *CONTRACTS, *FOLDER, *SOCKETS, "__init__")
 
 # The first layer with a matching pattern is a module's; packages are their __init__.
@@ -98,7 +99,7 @@ LAYERS = {
         ),
     ),
     "pure": Layer(PURE, (*WORDS, "mac")),
-    "sockets": Layer(("curve", "connection_watch"), (*WORDS, "curve")),
+    "sockets": Layer(SOCKETS, (*WORDS, "curve")),
     "run folder": Layer(FOLDER, (*WORDS, *PURE, *FOLDER)),
     "executor contract": Layer(("executors.base",), (*WORDS, *PURE, *FOLDER)),
     "contracts": Layer(CONTRACTS, (*WORDS, *PURE)),
@@ -107,11 +108,14 @@ LAYERS = {
         ("sources.launcher", "sources.launcher_*"),
         (*BELOW_PARTS, "sources.launcher", "sources.launcher_*"),
     ),
-    "api": Layer(("api",), (*BELOW_PARTS, "http_connections")),
+    "api": Layer(("api",), (*BELOW_PARTS, "http_connections", "http_way")),
+    "ways": Layer(
+        ("http_connections", "http_way", "requests_way"),
+        (*BELOW_PARTS, "http_way", "requests_way"),
+    ),
     "cron mode's questions": Layer(("polled_claims",), (*BELOW_PARTS, "claims")),
     "parts": Layer(
         (
-            "http_connections",
             "batching",
             "spool",
             "claims",
@@ -157,6 +161,7 @@ LAYERS = {
         (
             "wiring",
             "central_parts",
+            "launcher_parts",
             "config_file",
             "cron",
             "cron.*",
@@ -186,20 +191,24 @@ ONLY_IN = {
         "server.worker_channels",
         "testing.*",
     ),
-    "requests": ("api", "reporters.callback"),
-    "urllib3": ("api",),
+    "requests": ("requests_way", "reporters.callback", "client.connection"),
+    "urllib3": ("requests_way",),
     "wsproto": (
         "sources.channel_link",
         "server.websocket",
         "server.worker_channels",
     ),
-    "psutil": ("executors.*",),
     "gevent.monkey": ("__main__",),
     "django": ("server.*",),
 }
 
-# What is imported inside of functions only, so that `--version` does without it.
-LAZY = {"cli": ("wiring",)}
+# What is imported inside of functions only: `--version` does without it, or a worker
+# that does not need it starts sooner and takes less memory.
+LAZY = {
+    "cli": ("wiring",),
+    "wiring": ("launcher_parts", "reporters.channel"),
+    "http_way": ("requests_way",),
+}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
-from in_process import LIMIT_SECONDS, eventually
+from in_process import LIMIT_SECONDS
+from waiting import eventually
 
 from job_runner_worker import batching
 from job_runner_worker.batching import BatchingApi

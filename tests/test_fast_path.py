@@ -14,7 +14,8 @@ from typing import Any
 import gevent
 import pytest
 from gevent.queue import Queue
-from in_process import LIMIT_SECONDS, eventually, make_worker, open_spool
+from in_process import LIMIT_SECONDS, make_worker, open_spool
+from waiting import eventually
 
 from job_runner_worker import batching
 from job_runner_worker.batching import BatchingApi

@@ -6,12 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import (
-    LIMIT_SECONDS,
-    core,
-    eventually,
-    let_pass,
-)
+from in_process import LIMIT_SECONDS, core, let_pass
+from waiting import eventually
 
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Enqueue

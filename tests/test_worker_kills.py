@@ -8,14 +8,8 @@ from pathlib import Path
 import gevent
 import pytest
 from gevent.event import Event
-from in_process import (
-    LIMIT_SECONDS,
-    Core,
-    HeldExecutor,
-    HeldReporter,
-    core,
-    eventually,
-)
+from in_process import LIMIT_SECONDS, Core, HeldExecutor, HeldReporter, core
+from waiting import eventually
 
 from job_runner_worker.errors import ApiError, StartError
 from job_runner_worker.kills import noted_order

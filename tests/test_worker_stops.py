@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from in_process import LIMIT_SECONDS, HeldReporter, core, eventually
+from in_process import LIMIT_SECONDS, HeldReporter, core
+from waiting import eventually
 
 from job_runner_worker.errors import ApiError
 from job_runner_worker.models import Enqueue, Ping

@@ -32,7 +32,7 @@ def _kill(arguments: argparse.Namespace) -> int:
         except ApiError as error:
             if not error.answered or error.status in (401, 403):
                 raise
-            print(f"{PROGRAM}: run {run_id}: {in_words(error)}", file=sys.stderr)
+            print(f"{PROGRAM}: {_about(run_id, in_words(error))}", file=sys.stderr)
             continue
         asked[run_id] = number_of(uri)
         if not arguments.json:
@@ -42,3 +42,9 @@ def _kill(arguments: argparse.Namespace) -> int:
             [{"run": run, "kill_request": each} for run, each in asked.items()]
         )
     return 0 if len(asked) == len(set(arguments.runs)) else 1
+
+
+def _about(run_id: int, words: str) -> str:
+    """Return words that name the run; the server's own may do so already."""
+    named = f"run {run_id}"
+    return words if words.startswith(f"{named} ") else f"{named}: {words}"

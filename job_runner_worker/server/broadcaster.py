@@ -29,6 +29,7 @@ from job_runner_worker.server.models import KillRequest
 from job_runner_worker.server.offers import OfferBook, next_due
 from job_runner_worker.server.pulse import PING_SECONDS
 from job_runner_worker.server.shared_offers import offer_book
+from job_runner_worker.server.turns import Turns
 
 INTERNAL_ADDRESS = "inproc://orders"
 """Where others in this process subscribe, for workers that they talk to."""
@@ -72,6 +73,7 @@ class Broadcaster:
         self._book = book or offer_book()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
+        self._turns = Turns()
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._wake = gevent.event.Event()
         self._waking: gevent.Greenlet[[], None] | None = None
@@ -104,7 +106,7 @@ class Broadcaster:
         """Stop; what has been sent may still leave."""
         if self._greenlet is not None:
             notices.unsubscribe(self._hear_notice)
-            self._greenlet.kill()
+            self._turns.end(self._greenlet)
         if self._waking is not None:
             self._waking.kill()
         if self._watch is not None:
@@ -143,29 +145,34 @@ class Broadcaster:
         assert socket is not None
         while True:
             self._wake.clear()
-            try:
-                wait_seconds = self._tick(self._hear_subscriptions(socket))
-            except DatabaseError as error:
-                _log.error("broadcaster: the database does not answer: %s", error)
-                wait_seconds = RETRY_SECONDS
-            except Exception:
-                _log.exception("broadcaster: trying again")
-                wait_seconds = RETRY_SECONDS
-            finally:
-                close_old_connections()
+            with self._turns:
+                wait_seconds = self._turn(socket)
             ended = time.monotonic()
             wait_readable(socket, self._wake, wait_seconds)
             gevent.sleep(max(0.0, ended + GATHER_SECONDS - time.monotonic()))
 
+    def _turn(self, socket: zmq.Socket[bytes]) -> float:
+        """Do what is due, whatever happens; return when to look again, in seconds."""
+        try:
+            return self._tick(self._hear_subscriptions(socket))
+        except DatabaseError as error:
+            _log.error("broadcaster: the database does not answer: %s", error)
+        except Exception:
+            _log.exception("broadcaster: trying again")
+        finally:
+            close_old_connections()
+        return RETRY_SECONDS
+
     def _tick(self, newcomers: set[str]) -> float:
         """Send what is due; return after how many seconds something will be."""
-        asked_for, self._to_ping = self._to_ping & self.listening, set()
-        self._ping(newcomers | asked_for)
         if newcomers:
-            # Whatever was sent to them before they listened is lost.
+            # Whatever was sent to them before they listened is lost. What others offer
+            # them once they have heard our ping is not: so this comes first.
             self._kills_sent.clear()
             for api_key in newcomers:
                 self._book.drop(api_key)
+        asked_for, self._to_ping = self._to_ping & self.listening, set()
+        self._ping(newcomers | asked_for)
         now = timezone.now()
         for offer in self._book.make(now, self.listening):
             _log.debug("run %d: offered to %s", offer.run_id, offer.api_key)

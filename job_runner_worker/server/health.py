@@ -1,13 +1,14 @@
 """What becomes of the runs of a worker that has fallen silent: they fail.
 
-And who is told of a pool in which nobody answers any more.
+And who is told of a pool in which nobody answers any more. Who is silent is noted in
+the database: what people are shown is what was judged here, also by other processes.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import gevent
@@ -19,6 +20,7 @@ from django.utils import timezone
 from job_runner_worker.server import lifecycle, notifications
 from job_runner_worker.server.models import Run, Worker, WorkerPool
 from job_runner_worker.server.pulse import Pulse
+from job_runner_worker.server.turns import Turns
 
 CHECK_SECONDS = 15.0
 _log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class HealthCheck:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._pulse = Pulse(monotonic)
+        self._turns = Turns()
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
@@ -38,7 +41,7 @@ class HealthCheck:
     def close(self) -> None:
         """Check no more."""
         if self._greenlet is not None:
-            self._greenlet.kill()
+            self._turns.end(self._greenlet)
 
     def check(self) -> list[int]:
         """Fail the runs of workers that are silent now; return these runs' ids.
@@ -47,7 +50,9 @@ class HealthCheck:
         worker could answer: silence counts from the first check.
         """
         now = timezone.now()
-        silent = [each for each in Worker.objects.all() if self._pulse.is_silent(each)]
+        workers = list(Worker.objects.all())
+        silent = [each for each in workers if self._pulse.is_silent(each)]
+        self._note(workers, silent, now)
         failed = []
         held = Run.objects.filter(enqueue_dts__isnull=False, return_dts=None)
         # Of a job that is run on all workers, one run is this worker's alone.
@@ -75,6 +80,20 @@ class HealthCheck:
                         failed.append(run_id)
         return failed
 
+    def _note(
+        self, workers: Iterable[Worker], silent: Iterable[Worker], now: datetime
+    ) -> None:
+        """Let everybody see who is silent, until that worker has answered again."""
+        fallen = [each.pk for each in silent if each.unresponsive_dts is None]
+        back = [
+            each.pk
+            for each in workers
+            if each.unresponsive_dts is not None and self._pulse.has_answered(each)
+        ]
+        for keys, at in ((fallen, now), (back, None)):
+            if keys:
+                Worker.objects.filter(pk__in=keys).update(unresponsive_dts=at)
+
     def check_pools(self) -> list[WorkerPool]:
         """Tell people of pools in which nobody answers, once; return these pools.
 
@@ -100,15 +119,19 @@ class HealthCheck:
     def _run(self) -> None:
         while True:
             gevent.sleep(CHECK_SECONDS)
-            try:
-                self.check()
-                self.check_pools()
-            except DatabaseError as error:
-                _log.error("health check: the database does not answer: %s", error)
-            except Exception:
-                _log.exception("health check: trying again")
-            finally:
-                close_old_connections()
+            with self._turns:
+                self._turn()
+
+    def _turn(self) -> None:
+        try:
+            self.check()
+            self.check_pools()
+        except DatabaseError as error:
+            _log.error("health check: the database does not answer: %s", error)
+        except Exception:
+            _log.exception("health check: trying again")
+        finally:
+            close_old_connections()
 
 
 def _set_unresponsive(pool: WorkerPool, at: datetime | None) -> bool:

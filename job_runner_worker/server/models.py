@@ -72,6 +72,8 @@ class Worker(_Titled):
     ping_response_dts = models.DateTimeField(null=True, blank=True)
     worker_version = models.CharField(max_length=255, null=True, blank=True)
     concurrent_jobs = models.IntegerField(null=True, blank=True)
+    unresponsive_dts = models.DateTimeField(null=True, editable=False)
+    """Since when the health check knows that it is silent; see Pulse."""
 
 
 class WorkerPool(_Notified):

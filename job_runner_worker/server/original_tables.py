@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from job_runner_worker.errors import ConfigError
 
@@ -66,6 +66,8 @@ class Original:
 def opened(url: str) -> Iterator[Original]:
     """Open ``sqlite:///PATH``, a path, ``postgresql://...`` or ``mysql://...``.
 
+    MySQL's may end in ``?unix_socket=PATH``.
+
     Raises ConfigError where it cannot be opened.
     """
     scheme = urlsplit(url).scheme if "://" in url else "sqlite"
@@ -115,25 +117,46 @@ def _mysql(url: str) -> Original:
         import pymysql.cursors
     except ImportError as error:
         raise ConfigError(
-            "import-job-runner: MySQL needs another package: pip install pymysql"
+            "import-job-runner: MySQL needs another package:"
+            " pip install 'job-runner-worker[mysql]'"
         ) from error
-    parts = urlsplit(url)
     try:
+        # Not all of a table in memory at once: the server's cursor.
         connection = pymysql.connect(
-            host=parts.hostname or "localhost",
-            port=parts.port or 3306,
-            user=unquote(parts.username or ""),
-            password=unquote(parts.password or ""),
-            database=unquote(parts.path.removeprefix("/")),
+            **_mysql_address(url),
             charset="utf8mb4",
             connect_timeout=10,
             cursorclass=pymysql.cursors.SSCursor,
         )
         connection.query("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         connection.query("START TRANSACTION READ ONLY")
-    except pymysql.Error as error:
+    # RuntimeError: MySQL 8 asks for a password in a way that needs `cryptography`.
+    except (pymysql.Error, RuntimeError) as error:
         raise _away(error) from error
     return Original(connection, "mysql", pymysql.Error)
+
+
+def _mysql_address(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"import-job-runner: {error}") from error
+    options = dict(parse_qsl(parts.query))
+    address = {
+        "host": parts.hostname or "localhost",
+        "port": port or 3306,
+        "user": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "database": unquote(parts.path.removeprefix("/")),
+        "unix_socket": options.pop("unix_socket", None),
+    }
+    if options:
+        raise ConfigError(
+            f"import-job-runner: mysql://...?{next(iter(options))}: only unix_socket"
+            " is known there"
+        )
+    return address
 
 
 def _away(error: Exception) -> ConfigError:

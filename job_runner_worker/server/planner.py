@@ -16,6 +16,7 @@ from django.db.models import F
 
 from job_runner_worker.server import notices, planning
 from job_runner_worker.server.models import Run
+from job_runner_worker.server.turns import Turns
 
 SWEEP_SECONDS = 30.0
 RETRY_SECONDS = 1.0
@@ -28,6 +29,9 @@ class Planner:
     def __init__(self) -> None:
         self._offered: set[int] = set()
         self._wake = gevent.event.Event()
+        self._also_failed = True
+        """Whether the next sweep also tries what could not be planned before."""
+        self._turns = Turns()
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
@@ -39,7 +43,7 @@ class Planner:
         """Plan no more."""
         if self._greenlet is not None:
             notices.unsubscribe(self._hear_notice)
-            self._greenlet.kill()
+            self._turns.end(self._greenlet)
 
     def _hear_notice(self, notice: notices.Notice) -> None:
         """Called in the middle of an offer: note it, wake the planner."""
@@ -48,24 +52,28 @@ class Planner:
             self._wake.set()
 
     def _run(self) -> None:
-        also_failed, wait_seconds = True, 0.0
+        wait_seconds = 0.0
         while True:
             was_woken = self._wake.wait(wait_seconds)
             self._wake.clear()
-            try:
-                self._follow_offers()
-                if not was_woken:
-                    planning.sweep(also_failed=also_failed)
-                    also_failed = False
-                wait_seconds = SWEEP_SECONDS
-            except DatabaseError as error:
-                _log.error("planner: the database does not answer: %s", error)
-                wait_seconds = RETRY_SECONDS
-            except Exception:
-                _log.exception("planner: trying again")
-                wait_seconds = RETRY_SECONDS
-            finally:
-                close_old_connections()
+            with self._turns:
+                wait_seconds = self._turn(is_sweep=not was_woken)
+
+    def _turn(self, *, is_sweep: bool) -> float:
+        """Plan what is missing; return when to look again, in seconds."""
+        try:
+            self._follow_offers()
+            if is_sweep:
+                planning.sweep(also_failed=self._also_failed)
+                self._also_failed = False
+            return SWEEP_SECONDS
+        except DatabaseError as error:
+            _log.error("planner: the database does not answer: %s", error)
+        except Exception:
+            _log.exception("planner: trying again")
+        finally:
+            close_old_connections()
+        return RETRY_SECONDS
 
     def _follow_offers(self) -> None:
         offered, self._offered = self._offered, set()

@@ -13,6 +13,7 @@ from django.db import close_old_connections
 from django.utils import timezone
 
 from job_runner_worker.server import upkeep
+from job_runner_worker.server.turns import Turns
 
 AT_HOUR = 3
 """In the server's time zone."""
@@ -36,6 +37,7 @@ class Retention:
         self._keep_runs = keep_runs
         self._is_on = is_on
         self._now = now
+        self._turns = Turns()
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
@@ -46,7 +48,7 @@ class Retention:
     def close(self) -> None:
         """Delete no more."""
         if self._greenlet is not None:
-            self._greenlet.kill()
+            self._turns.end(self._greenlet)
 
     def prune(self) -> int:
         """Delete what is old now; return how many runs."""
@@ -60,14 +62,18 @@ class Retention:
     def _run(self) -> None:
         while True:
             gevent.sleep(seconds_until_night(self._now()))
-            try:
-                self.prune()
-            except DatabaseError as error:
-                _log.error("old runs stay: the database does not answer: %s", error)
-            except Exception:
-                _log.exception("old runs stay until the next night")
-            finally:
-                close_old_connections()
+            with self._turns:
+                self._turn()
+
+    def _turn(self) -> None:
+        try:
+            self.prune()
+        except DatabaseError as error:
+            _log.error("old runs stay: the database does not answer: %s", error)
+        except Exception:
+            _log.exception("old runs stay until the next night")
+        finally:
+            close_old_connections()
 
 
 def seconds_until_night(now: datetime) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import gevent
-import zmq.green as zmq
+import zmq
 from gevent.event import Event
 
 from job_runner_worker import curve, protocol
@@ -19,6 +19,7 @@ from job_runner_worker.curve_keys import ClientKeys
 from job_runner_worker.errors import ProtocolError
 from job_runner_worker.models import Command
 from job_runner_worker.sources.central import CentralSource, Claims
+from job_runner_worker.zmq_wait import wait_for_input
 
 OVERLAP_SECONDS = 5.0
 """How long two connections stay open at a reconnect, so that nothing is missed."""
@@ -96,23 +97,20 @@ class BroadcastSource(CentralSource):
         The queue has no limit of its own: a full one together with heartbeats aborts
         the process in libzmq 4.3.5.
         """
-        poller = zmq.Poller()
         sockets = [socket for socket in (self._current, self._previous) if socket]
-        for socket in sockets:
-            poller.register(socket, zmq.POLLIN)
         if self._previous is not None:
             patience = OVERLAP_SECONDS
         else:
             patience = self._options.reconnect_after_inactivity_seconds
         watch = self._watch
         assert watch is not None
-        poller.register(watch.monitor, zmq.POLLIN)
         seconds_to_live = watch.seconds_to_live
         if seconds_to_live is not None:
             # A timer may be early by less than this.
             patience = min(patience, seconds_to_live + 0.001)
-        ready = dict(poller.poll(int(patience * 1000)))
-        if ready.pop(watch.monitor, None) or seconds_to_live is not None:
+        ready = wait_for_input([*sockets, watch.monitor], patience)
+        if watch.monitor in ready or seconds_to_live is not None:
+            ready.discard(watch.monitor)
             self._look_at_connection(watch)
             if watch is not self._watch or not ready:
                 return []

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from broadcast_relay import BroadcastRelay
-from door_scene import LIMIT_SECONDS, SETTINGS, CentralServer, Cron, eventually
+from door_scene import SETTINGS, CentralServer, Cron
 from half_open import HalfOpenProxy
 from harness import WorkerProcess
 from launcher_scene import Launcher, WebApplication
+from waiting import LIMIT_SECONDS, eventually
 
 from job_runner_worker.errors import ApiError
 from job_runner_worker.testing.rest import Answer

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from door_scene import CentralServer, eventually
+from door_scene import CentralServer
 from half_open import HalfOpenProxy
 from harness import WorkerProcess
+from waiting import eventually
 
 from job_runner_worker import auth
 from job_runner_worker.api import ApiClient, ApiOptions

@@ -26,9 +26,9 @@ from scene import (
     starting,
     wait_for_death,
     wait_for_text,
-    wait_until,
     working,
 )
+from waiting import eventually
 
 from job_runner_worker.testing import StandInServer
 
@@ -62,7 +62,7 @@ def remove_while_it_is_written(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
         return not path.exists()
 
-    wait_until(is_gone, f"the removal of {path}")
+    eventually(is_gone, f"the removal of {path}")
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def read_only(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        wait_until(
+        eventually(
             lambda: (
                 subprocess.run(["umount", path], capture_output=True).returncode == 0
             ),
@@ -225,7 +225,7 @@ def test_what_a_script_prints_after_a_silence_takes_little_disk_and_memory(
             return server.api.run(run_id)["return_dts"] is not None
 
         gate.open()
-        wait_until(has_ended, "the end")
+        eventually(has_ended, "the end")
         print(f"at most {most_disk} bytes of disk, {most_rss - rss_before} of memory")
         assert 0 < most_disk < MOST_DISK_BYTES
         assert most_rss - rss_before < MOST_RSS_BYTES

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from conftest import fill_disk, mounted
-from door_scene import CentralServer, eventually
+from door_scene import CentralServer
 from doors import LITTLE_SPACE, Ended, opened, quoted
 from harness import WorkerProcess, scripts_in
 from scene import Gate
+from waiting import eventually
 
 pytestmark = pytest.mark.integration
 DOORS = ("broadcast", "channel", "launcher", "cron")

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 from harness import ROOT
-from scene import Scene, run_folders, wait_until, working
-from waiting import spawn_helpers
+from scene import Scene, run_folders, working
+from waiting import eventually, spawn_helpers
 
 from job_runner_worker import protocol
 from job_runner_worker.testing import StandInServer
@@ -89,7 +89,7 @@ class Size:
         helper = psutil.Process(next(iter(spawn_helpers(worker.pid))).pid)
         census_path.unlink(missing_ok=True)
         worker.send_signal(signal.SIGUSR1)
-        wait_until(census_path.exists, "the worker has counted")
+        eventually(census_path.exists, "the worker has counted")
         census = json.loads(census_path.read_text())
         return cls(
             worker.memory_info().rss // KIB,
@@ -132,7 +132,7 @@ def test_a_worker_is_no_larger_after_many_runs_and_bad_frames(
             _one_batch(scene, job_id, frames)
             done += BATCH
         scene.wait_until_heard()
-        wait_until(lambda: not run_folders(scene.worker.spool_path), "no folder")
+        eventually(lambda: not run_folders(scene.worker.spool_path), "no folder")
         return Size.of(scene, tmp_path / "census")
 
     before = work(FIRST)

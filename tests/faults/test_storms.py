@@ -20,14 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 from half_open import HalfOpenProxy
-from scene import (
-    LIMIT_SECONDS,
-    Gate,
-    run_folders,
-    subscribers,
-    wait_until,
-    working,
-)
+from scene import LIMIT_SECONDS, Gate, run_folders, subscribers, working
+from waiting import eventually
 
 from job_runner_worker import protocol
 from job_runner_worker.api import ApiClient, ApiOptions
@@ -88,7 +82,7 @@ def test_a_flood_of_orders_leaves_memory_bounded_and_kills_heard(
         scene.wait_until_heard()
         # The offers are too old by now, or nobody knows their runs.
         assert scene.run("#!/bin/sh\ntrue")["return_success"] is True
-        wait_until(lambda: not run_folders(scene.worker.spool_path), "no folder")
+        eventually(lambda: not run_folders(scene.worker.spool_path), "no folder")
 
 
 # A broadcaster that is there and is not
@@ -173,9 +167,9 @@ def test_fifty_workers_do_not_come_back_at_one_moment(
     for thread in threads:
         thread.start()
     shortly_before = back_at - timedelta(seconds=0.2)
-    wait_until(lambda: datetime.now(UTC) >= shortly_before, "nearly the end")
+    eventually(lambda: datetime.now(UTC) >= shortly_before, "nearly the end")
     early = api.count()
-    wait_until(lambda: datetime.now(UTC) >= back_at, "the end of the outage")
+    eventually(lambda: datetime.now(UTC) >= back_at, "the end of the outage")
     during = api.count()
     api.down = False
     api.faults.clear()
@@ -252,7 +246,7 @@ def test_whatever_is_answered_each_run_begins_and_ends_exactly_once(
             is_kept = answer == "redirect" and name in ("start", "log again", "end")
             if is_kept:
                 kept = scene.worker.spool_path / "failed" / str(run_id)
-                wait_until(kept.exists, "the run is kept for the operator")
+                eventually(kept.exists, "the run is kept for the operator")
                 assert (kept / "exit_status").read_text().split() == ["0"]
             else:
                 assert scene.end_of(run_id)["return_success"] is True

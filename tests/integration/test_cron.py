@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from door_scene import SETTINGS, CentralServer, Cron, eventually
+from door_scene import SETTINGS, CentralServer, Cron
 from harness import WorkerProcess, read_process, scripts_in
 from scene import Gate
+from waiting import eventually
 
 from job_runner_worker.testing import Fault, StandInServer
 

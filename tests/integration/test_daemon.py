@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from scene import LIMIT_SECONDS, Gate, Scene, run_folders, wait_until, working
+from scene import LIMIT_SECONDS, Gate, Scene, run_folders, working
+from waiting import eventually
 
 from job_runner_worker import __version__, protocol
 from job_runner_worker.testing import FakeApi, Ports, StandInServer
@@ -267,4 +268,4 @@ def test_everything_works_over_ipv6(tmp_path: Path) -> None:
         run = scene.run("#!/bin/sh\necho six")
         assert server.api.log(run["id"]) == "six\n"
         server.wait_for_event(LIMIT_SECONDS, event="returned", run_id=run["id"])
-        wait_until(lambda: run_folders(tmp_path / "spool") == [], "an empty spool")
+        eventually(lambda: run_folders(tmp_path / "spool") == [], "an empty spool")

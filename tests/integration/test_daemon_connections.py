@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from scene import LIMIT_SECONDS, Gate, Scene, subscribers, wait_until, working
+from scene import LIMIT_SECONDS, Gate, Scene, subscribers, working
+from waiting import eventually
 
 from job_runner_worker.testing import Fault, StandInServer
 
@@ -60,7 +61,7 @@ def test_no_order_is_missed_over_many_reconnects(
     with working(server, tmp_path, reconnect_after_inactivity=0.1) as scene:
         for _ in range(5):
             before = len(_reconnects(scene))
-            wait_until(
+            eventually(
                 lambda before=before: len(_reconnects(scene)) > before,  # type: ignore[misc]
                 "another connection",
             )

@@ -18,9 +18,9 @@ from scene import (
     starting,
     subscribers,
     wait_for_text,
-    wait_until,
     working,
 )
+from waiting import eventually
 
 from job_runner_worker.testing import FakeApi, Fault, StandInServer
 
@@ -95,10 +95,10 @@ def test_a_drain_waits_for_an_api_that_is_down_only_for_a_while(
     fault = api.faults.add(Fault("drop", "PATCH", body_has=unreported, times=None))
     with working(server, tmp_path, drain_report_seconds=0.5) as scene:
         run_id = server.submit("#!/bin/sh\necho done")
-        wait_until(lambda: fault.hits, "the report that is lost")
+        eventually(lambda: fault.hits, "the report that is lost")
         api.down = True
         path = tmp_path / "spool" / str(run_id) / "exit_status"
-        wait_until(lambda: path.read_text().strip(), "the end of the script")
+        eventually(lambda: path.read_text().strip(), "the end of the script")
         began = time.monotonic()
         scene.worker.terminate()
         assert scene.worker.wait(LIMIT_SECONDS) == 0
@@ -123,7 +123,7 @@ def test_a_drain_waits_for_scripts_as_long_as_they_run(
         scene.worker.terminate()
         scene.wait_for_line("stopping when 1 runs")
         late = time.monotonic() + 0.4
-        wait_until(lambda: time.monotonic() > late, "more than drain_report_seconds")
+        eventually(lambda: time.monotonic() > late, "more than drain_report_seconds")
         gate.open()
         assert scene.worker.wait(LIMIT_SECONDS) == 0
         assert server.api.run(run_id)["return_success"] is True
@@ -195,7 +195,7 @@ def test_a_wrong_secret_is_said_at_once(server: StandInServer, tmp_path: Path) -
     with starting(server, tmp_path, secret="wrong") as scene:
         assert scene.worker.wait(LIMIT_SECONDS) == 77
         scene.wait_for_line("^job_runner_worker: GET .*/worker/.* 401")
-        wait_until(lambda: subscribers(server) == 0, "no subscription")
+        eventually(lambda: subscribers(server) == 0, "no subscription")
 
 
 def test_a_worker_waits_for_an_api_that_is_down_at_its_start(

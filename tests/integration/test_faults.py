@@ -22,9 +22,9 @@ from scene import (
     subscribers,
     wait_for_death,
     wait_for_text,
-    wait_until,
     working,
 )
+from waiting import eventually
 
 from job_runner_worker import protocol
 from job_runner_worker.testing import FakeApi, Fault, StandInServer
@@ -161,7 +161,7 @@ def test_6_nothing_is_claimed_that_cannot_be_started(
         offered = [server.submit("#!/bin/sh\ntrue") for _ in range(4)]
         scene.wait_until_heard()
         ripe = time.monotonic() + OFFER_TTL_SECONDS
-        wait_until(lambda: time.monotonic() > ripe, "the offers to be too old")
+        eventually(lambda: time.monotonic() > ripe, "the offers to be too old")
         gate.open(2)
         for run_id in held:
             scene.end_of(run_id)

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from scene import Scene, starting, wait_until, working
+from scene import Scene, starting, working
+from waiting import eventually
 
 from job_runner_worker.testing import Fault, StandInServer
 
@@ -124,7 +125,7 @@ def test_12_a_self_signed_server_is_refused_and_hears_nothing(
     with behind_tls(server, certificate, tmp_path) as (scene, front):
         server.wait_for_subscriber()
         scene.wait_for_line("no answer: .*CERTIFICATE_VERIFY_FAILED")
-        wait_until(lambda: front.refusals, "a refused handshake")
+        eventually(lambda: front.refusals, "a refused handshake")
         assert server.api.count() == 0
         scene.worker.terminate()
         assert scene.worker.wait() == 0
@@ -155,7 +156,7 @@ def test_without_the_certificate_that_a_server_asks_for_nothing_is_heard(
     own = certificate[0]
     more = {"ca_bundle": own}
     with behind_tls(server, certificate, tmp_path, own, **more) as (scene, front):
-        wait_until(lambda: front.refusals, "a refused handshake")
+        eventually(lambda: front.refusals, "a refused handshake")
         scene.wait_for_line("no answer: ")
         assert server.api.count() == 0
 

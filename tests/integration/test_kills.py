@@ -13,15 +13,8 @@ from pathlib import Path
 
 import pytest
 from harness import read_process
-from scene import (
-    LIMIT_SECONDS,
-    Gate,
-    Scene,
-    pid_in,
-    wait_for_death,
-    wait_until,
-    working,
-)
+from scene import LIMIT_SECONDS, Gate, Scene, pid_in, wait_for_death, working
+from waiting import eventually
 
 from job_runner_worker import protocol
 from job_runner_worker.models import Kill
@@ -116,7 +109,7 @@ def test_a_run_that_is_killed_while_it_is_claimed_is_never_started(
     }[held]
     fault = api.faults.add(Fault("drop", *what, times=None))
     scene.server.enqueue(run_id)
-    wait_until(lambda: fault.hits, "the request that is held")
+    eventually(lambda: fault.hits, "the request that is held")
     kill = scene.server.kill(run_id, with_run_id=with_run_id)
     scene.wait_for_line(f"run {run_id}: kill request {kill}, state claiming")
     api.faults.clear()
@@ -175,7 +168,7 @@ def test_an_ended_run_that_is_being_reported_stays_as_it_ended(
     fault = Fault("drop", "PATCH", body_has="return_dts", times=None)
     scene.api.faults.add(fault)
     run_id = scene.server.submit("#!/bin/sh\necho done")
-    wait_until(lambda: fault.hits, "the last report")
+    eventually(lambda: fault.hits, "the last report")
     with innocent() as process:
         scene.api.change_run(run_id, pid=process.pid)
         kill = scene.server.kill(run_id, with_run_id=with_run_id)

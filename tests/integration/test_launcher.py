@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from harness import ROOT
 from launcher_scene import Launcher, WebApplication, launching
-from scene import Gate, run_folders, wait_for_text, wait_until
+from scene import Gate, run_folders, wait_for_text
+from waiting import eventually
 
 from job_runner_worker.testing.rest import Answer
 
@@ -222,7 +223,7 @@ def test_a_delete_ends_a_job_in_every_state(tmp_path: Path, jobdir: Path) -> Non
         assert last["exitCode"] == 0
         assert not (tmp_path / "never").exists()
         spool_path = launcher.worker.spool_path
-        wait_until(lambda: run_folders(spool_path) == ["parts"], "no run is left")
+        eventually(lambda: run_folders(spool_path) == ["parts"], "no run is left")
 
 
 def test_states_are_told_in_order_and_an_outage_loses_nothing(
@@ -233,10 +234,10 @@ def test_states_are_told_in_order_and_an_outage_loses_nothing(
         url = f"{application.url}/status/1.json?a=b"
         path = launcher.post(jobdir, "true", status_callback_url=url)
         launcher.end_of(path)
-        wait_until(lambda: len(application.calls) >= 4, "some tries")
+        eventually(lambda: len(application.calls) >= 4, "some tries")
         application.answer = lambda target: Answer(204)
         target = "/status/1.json?a=b"
-        wait_until(lambda: "STOPPED" in application.accepted(target), "the end is told")
+        eventually(lambda: "STOPPED" in application.accepted(target), "the end is told")
 
     states = application.accepted(target)
     assert states == ["RUNNING", "POST_STAGING", "STOPPED"]
@@ -262,8 +263,8 @@ def test_a_crash_in_the_middle_runs_a_job_once_and_tells_its_end_once(
         with launching(tmp_path, port=first.port, concurrent_jobs=1) as second:
             assert second.end_of(path)["exitCode"] == 0
             assert second.end_of(queued)["exitCode"] == 0
-            wait_until(lambda: "STOPPED" in application.accepted("/s"), "the end")
-            wait_until(lambda: "STOPPED" in application.accepted("/s2"), "the end")
+            eventually(lambda: "STOPPED" in application.accepted("/s"), "the end")
+            eventually(lambda: "STOPPED" in application.accepted("/s2"), "the end")
             second.worker.terminate()
             assert second.worker.wait(20) == 0
 
@@ -285,7 +286,7 @@ def test_what_could_not_be_told_is_told_in_order_by_the_next_worker(
             first.worker.wait()
         application.answer = lambda target: Answer(204)
         with launching(tmp_path):
-            wait_until(lambda: "STOPPED" in application.accepted("/s"), "the end")
+            eventually(lambda: "STOPPED" in application.accepted("/s"), "the end")
 
     assert application.accepted("/s") == ["RUNNING", "POST_STAGING", "STOPPED"]
 
@@ -345,7 +346,7 @@ def test_a_callback_is_signed_so_that_macauthlib_accepts_it(
             url = f"{site}/s.json?a=b"
             launcher.post(jobdir, "true", status_callback_url=url)
             told = application.accepted
-            wait_until(lambda: "STOPPED" in told("/s.json?a=b"), "the end is told")
+            eventually(lambda: "STOPPED" in told("/s.json?a=b"), "the end is told")
             assert "dW9o" not in "\n".join(launcher.worker.lines)
     for call in application.calls:
         request = webob.Request.blank(site + call.target, method="PUT")

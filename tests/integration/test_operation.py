@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from harness import ROOT
-from scene import LIMIT_SECONDS, Gate, Scene, run_folders, wait_until, working
+from scene import LIMIT_SECONDS, Gate, Scene, run_folders, working
+from waiting import eventually
 
 from job_runner_worker.testing import Fault, StandInServer
 
@@ -73,7 +74,7 @@ def test_the_status_of_a_live_worker_and_then_of_its_spool(
         assert found["worker"] is None
         assert [each["state"] for each in found["runs"]] == ["running"]
         gate.open()
-        wait_until(
+        eventually(
             lambda: (
                 [due["report"] for due in status(scene)["runs"][0]["due"]]
                 == ["log", "end"]

@@ -18,9 +18,9 @@ from scene import (
     run_folders,
     wait_for_death,
     wait_for_text,
-    wait_until,
     working,
 )
+from waiting import eventually
 
 from job_runner_worker.testing import FakeApi, Fault, StandInServer
 
@@ -219,7 +219,7 @@ def test_nothing_silent_a_result_that_is_refused_is_said_once_and_kept(
         )
         gate.open()
         failed = tmp_path / "spool" / "failed"
-        kept = wait_until(lambda: [*failed.glob("*/output")], "what is kept")
+        kept = eventually(lambda: [*failed.glob("*/output")], "what is kept")
         assert kept[0].read_bytes().startswith(b"said\n")
         assert (failed / str(run_id) / "exit_status").read_text().strip() == "0"
         scene.wait_for_line(f"ERROR run {run_id}: .*moved to {failed}/{run_id}: mend")

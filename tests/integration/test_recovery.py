@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 from harness import end_scripts, read_process, scripts_in
-from scene import (
-    LIMIT_SECONDS,
-    Gate,
-    Scene,
-    run_folders,
-    wait_for_death,
-    wait_until,
-    working,
-)
+from scene import LIMIT_SECONDS, Gate, Scene, run_folders, wait_for_death, working
+from waiting import eventually
 
 from job_runner_worker.models import Run
 from job_runner_worker.run_folder import RunFolder
@@ -135,9 +128,9 @@ def test_a_run_that_ended_unheard_is_reported(
     fault = api.faults.add(Fault("drop", "PATCH", body_has=unreported, times=None))
     with working(server, tmp_path) as scene:
         run_id = server.submit("#!/bin/sh\necho done\nexit 3")
-        wait_until(lambda: fault.hits, "the report")
+        eventually(lambda: fault.hits, "the report")
         exit_status = tmp_path / "spool" / str(run_id) / "exit_status"
-        wait_until(lambda: exit_status.read_text().strip(), "the end of the script")
+        eventually(lambda: exit_status.read_text().strip(), "the end of the script")
         crash(scene)
     api.faults.clear()
     with working(server, tmp_path) as scene:

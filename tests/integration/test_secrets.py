@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scene import Gate, wait_until, working
+from scene import Gate, working
+from waiting import eventually
 
 from job_runner_worker.testing import StandInServer
 
@@ -58,7 +59,7 @@ def test_what_is_redacted_never_reaches_the_server_also_while_the_script_runs(
             '#!/bin/sh\necho "login $DB_PASSWORD"; printf token-\n'
             f"{gate.wait}\necho secret\necho end\n"
         )
-        wait_until(
+        eventually(
             lambda: server.api.run(run_id)["run_log"] and server.api.log(run_id),
             "the live log",
         )

@@ -115,7 +115,8 @@ def test_a_run_is_killed_from_the_command_line(shared, script, gate):
     assert re.fullmatch(
         r"\[job_runner_worker\] killed on request \d+ by admin", last_line
     )
-    assert shared.call("kill", run_id)[0] == 1
+    again = shared.call("kill", run_id)
+    assert again == (1, "", f"job_runner_worker: run {run_id} has ended\n")
 
 
 def test_ctrl_c_while_following_asks_to_kill(shared, script, gate):
@@ -170,6 +171,8 @@ def test_somebody_with_a_password_gets_in_from_elsewhere(shared, tmp_path):
 
 
 def test_a_worker_may_look_but_not_submit(shared, script):
+    # What it needs is there: it is only not the worker's to submit.
+    assert shared.call("submit", script("#!/bin/sh\n"))[0] == 0
     config_path = f"--config-path={shared.folder.worker_ini}"
     known = [*COMMAND, "runs", config_path], [*COMMAND, "submit", config_path]
 

@@ -179,12 +179,18 @@ ROWS = {
 }
 
 
+DATE_TIMES = {
+    "sqlite": "datetime",
+    "postgresql": "timestamp with time zone",
+    "mysql": "datetime",
+}
+
+
 def statements(kind):
     """Yield (SQL, values) that make the tables and fill them."""
-    date_time = "datetime" if kind == "sqlite" else "timestamp with time zone"
     mark = "?" if kind == "sqlite" else "%s"
     for table, columns in TABLES.items():
-        columns = columns.replace("date_time", date_time)
+        columns = columns.replace("date_time", DATE_TIMES[kind])
         yield f"CREATE TABLE {table} (id integer PRIMARY KEY, {columns})", ()
         for row in ROWS[table]:
             row = {name: row[name] for name in row if name in f"id {columns}"}
@@ -209,3 +215,11 @@ def make_postgresql(url):
         for sql, values in statements("postgresql"):
             database.execute(sql, values)
     return url
+
+
+def make_mysql(connection):
+    """Fill the database that a connection of PyMySQL has chosen."""
+    with connection.cursor() as database:
+        for sql, values in statements("mysql"):
+            database.execute(sql, values)
+    connection.commit()

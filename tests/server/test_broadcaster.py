@@ -94,6 +94,29 @@ def test_who_subscribes_is_pinged_and_offered_what_waits(site, listen):
     assert worker.heard() == enqueue(run)
 
 
+def test_who_hears_the_first_ping_hears_what_is_offered_from_then_on(
+    site, broadcaster, listen, monkeypatch
+):
+    """Another broadcaster may offer at once: that must not count as lost."""
+    done = []
+    drop, send = broadcaster._book.drop, broadcaster._send
+
+    def noted_drop(api_key):
+        drop(api_key)
+        done.append("what was offered before is dropped")
+
+    def noted_send(command, api_key):
+        done.append("pinged")
+        send(command, api_key)
+
+    monkeypatch.setattr(broadcaster._book, "drop", noted_drop)
+    monkeypatch.setattr(broadcaster, "_send", noted_send)
+
+    assert listen().heard() == PING
+
+    assert done == ["what was offered before is dropped", "pinged"]
+
+
 def test_who_is_asked_for_is_pinged_at_once_and_nobody_else(site, listen):
     from job_runner_worker.server import notices
 

@@ -21,6 +21,7 @@ GET = {
     "/": EVERYBODY,
     "/jobs/": EVERYBODY,
     "/jobs/new/": EVERYBODY,
+    "/projects/": EVERYBODY,
     "/workers/": EVERYBODY,
     "/jobs/{job}/": SEEN,
     "/jobs/{job}/edit/": ADMINS,
@@ -140,11 +141,17 @@ def test_buttons_are_shown_to_those_who_may_press_them(world, caller):
     run = client.get(f"/runs/{world.run.pk}/").content.decode()
     job = client.get(f"/jobs/{world.job.pk}/").content.decode()
     workers = client.get("/workers/").content.decode()
+    projects = client.get("/projects/").content.decode()
 
     may = caller != "viewer"
     assert ("/kill/" in run, "/again/" in run) == (may, may)
     assert ("/run/" in job, "/switch/job/" in job, "/edit/" in job) == (may,) * 3
     assert ("/switch/worker/" in workers) == (caller == "staff")
+    switches = (f"/switch/project/{world.site.project.pk}/" in projects,)
+    switches += (f"/switch/template/{world.site.template.pk}/" in projects,)
+    assert switches == (may,) * 2
+    others = f"/switch/project/{world.site.other_project.pk}/"
+    assert (others in projects) == (caller == "staff")
 
 
 def test_a_person_sees_no_row_of_another_project(world):

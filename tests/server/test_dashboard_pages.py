@@ -11,7 +11,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from job_runner_worker.server import lifecycle
+from job_runner_worker.server.health import HealthCheck
 from job_runner_worker.server.models import Job, KillRequest, Run, Worker
+from job_runner_worker.server.pulse import SILENCE_SECONDS
 
 
 @pytest.fixture
@@ -173,6 +175,7 @@ def grow(site, number, now):
     for each in range(number):
         worker = Worker.objects.create(title=f"w{each}", api_key=f"key{number}-{each}")
         site.pool.workers.add(worker)
+        site.make_project(worker)
         parent = site.job(
             title=f"job {number} {each}",
             parent=parent if each % 3 else None,
@@ -196,7 +199,8 @@ def queries(client, path):
 
 @pytest.mark.parametrize("who", ["client", "viewer"])
 @pytest.mark.parametrize(
-    "path", ["/", "/?state=completed", "/?text=job", "/jobs/", "/workers/"]
+    "path",
+    ["/", "/?state=completed", "/?text=job", "/jobs/", "/projects/", "/workers/"],
 )
 def test_more_rows_take_no_more_queries(request, site, now, who, path):
     caller = request.getfixturevalue(who)
@@ -281,6 +285,26 @@ def test_a_job_tells_what_above_it_is_disabled(site, client):
     assert site.project.enqueue_is_enabled
 
 
+@pytest.mark.parametrize("kind", ["project", "template"])
+def test_a_project_and_a_template_are_disabled_and_enabled_where_they_are_listed(
+    site, client, kind
+):
+    site.job()
+    row = getattr(site, kind)
+    path = f"/switch/{kind}/{row.pk}/"
+    assert f"{site.template.title} 1 enabled" in text_of(client.get("/projects/"))
+    for word, value in (("Disable", "0"), ("Enable", "1")):
+        fields = re.search(
+            rf'action="{path}">(.*?)</form>', text(client.get("/projects/"))
+        )
+        assert f'name="enabled" value="{value}"' in fields[1]
+        assert re.sub("<[^>]*>", "", fields[1]) == f"{word} {kind} {row.title}"
+        answer = client.post(path, {"enabled": value, "back": "/projects/"})
+        assert answer.headers["Location"] == "/projects/"
+        row.refresh_from_db()
+        assert row.enqueue_is_enabled == (value == "1")
+
+
 @pytest.mark.parametrize("back", ["https://example.com/", "//example.com/", ""])
 def test_nobody_is_sent_to_another_server(site, client, back):
     job = site.job()
@@ -354,12 +378,20 @@ def test_a_description_is_markdown_that_does_no_harm(site, client, description, 
 
 
 def test_workers_tell_whether_they_answer_and_how_busy_they_are(site, client, now):
-    Worker.objects.filter(pk=site.worker.pk).update(
-        ping_response_dts=now, worker_version="3.0.0", concurrent_jobs=4
-    )
+    clock = [0.0]
+    health = HealthCheck(lambda: clock[0])
     Worker.objects.filter(pk=site.other_worker.pk).update(
-        ping_response_dts=now - timedelta(seconds=916), concurrent_jobs=2
+        ping_response_dts=now, concurrent_jobs=2
     )
+    health.check()
+    # Its clock is a day late, and it answers.
+    Worker.objects.filter(pk=site.worker.pk).update(
+        ping_response_dts=now - timedelta(days=1),
+        worker_version="3.0.0",
+        concurrent_jobs=4,
+    )
+    clock[0] = SILENCE_SECONDS + 1
+    health.check()
     lifecycle.claim(site.run().pk, site.worker, now)
     site.run(site.job(title="waits"))
     found = text_of(client.get("/workers/"))

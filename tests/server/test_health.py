@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from job_runner_worker.server import lifecycle
+from job_runner_worker.server.health import HealthCheck
 
 pytestmark = pytest.mark.usefixtures("database")
 LIMIT = timedelta(seconds=915)
@@ -21,8 +22,6 @@ def began():
 @pytest.fixture
 def check(site):
     """Return a function that checks as long after the start as it is told."""
-    from job_runner_worker.server.health import HealthCheck
-
     clock = [0.0]
     health = HealthCheck(lambda: clock[0])
     health.check()
@@ -104,6 +103,25 @@ def test_what_a_silent_worker_does_not_hold_is_left_alone(site, began, check):
 
     waiting.refresh_from_db()
     assert waiting.return_dts is None
+
+
+def test_a_silent_worker_is_noted_until_it_has_answered(site, began, check):
+    def is_noted():
+        site.worker.refresh_from_db()
+        return site.worker.unresponsive_dts is not None
+
+    answers(site.worker, began)
+    check(SECOND)
+    check(LIMIT)
+    assert not is_noted()
+    check(LIMIT + 2 * SECOND)
+    assert is_noted()
+    # A server that has just started has heard nobody yet.
+    HealthCheck().check()
+    assert is_noted()
+    answers(site.worker, began + SECOND)
+    check(LIMIT + 3 * SECOND)
+    assert not is_noted()
 
 
 def test_a_run_fails_once(site, began, check):

@@ -5,10 +5,13 @@ import json
 import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
+from django.db import connection, transaction
 from standalone import LIMIT_SECONDS, Standalone
+from waiting import eventually
 from wsproto import ConnectionType, WSConnection, events
 
 from job_runner_worker.data_folder import read_json
@@ -171,9 +174,34 @@ def test_a_server_that_stops_says_nothing_else(server, database, tmp_path):
     with Standalone(tmp_path / "data", *words, command="server") as second:
         second.wait_for("Job-Runner server")
         second.signal(signal.SIGTERM)
-        assert second.wait() == os.EX_OK
-        second.reader.join(LIMIT_SECONDS)
+        assert_stopped(second)
 
-    last_lines = [line.partition(" ")[2].strip() for line in second.lines[-2:]]
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_server_that_stops_waits_for_the_queries_under_way(database, tmp_path):
+    words = [f"--database={database.url}", "--only=planner,health,broadcaster"]
+    with Standalone(tmp_path / "data", *words, command="server") as found:
+        found.wait_for("Job-Runner server")
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE server_run IN ACCESS EXCLUSIVE MODE")
+            eventually(partial(waits_for_a_lock, cursor), "a query that has to wait")
+            found.signal(signal.SIGTERM)
+            found.wait_for("INFO stopping")
+        assert_stopped(found)
+
+
+def waits_for_a_lock(cursor):
+    cursor.execute(
+        "SELECT FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return cursor.rowcount
+
+
+def assert_stopped(server):
+    """A server has stopped, and "stopping" was all that it had to say of it."""
+    assert server.wait() == os.EX_OK
+    server.reader.join(LIMIT_SECONDS)
+    last_lines = [line.partition(" ")[2].strip() for line in server.lines[-2:]]
     assert last_lines[0].startswith("server ")
     assert last_lines[1] == "INFO stopping"

@@ -1,11 +1,13 @@
 """`server import-job-runner`: from an original 3.5 server to ours."""
 
 import os
+import secrets
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from datetime import UTC, datetime, time
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from django.contrib.auth.models import Group, User
@@ -28,6 +30,19 @@ from server import original_database
 from server.conftest import make_postgresql
 
 LIMIT_SECONDS = 60
+MYSQL = (
+    [os.environ["JRW_TEST_MYSQL"]]
+    if "JRW_TEST_MYSQL" in os.environ
+    else [
+        "mysql://root@127.0.0.1:3306",
+        # Debian's lets root in by the socket only.
+        "mysql://root@localhost?unix_socket=/run/mysqld/mysqld.sock",
+    ]
+)
+NO_MYSQL = (
+    "no MySQL that lets us make databases at 127.0.0.1:3306: apt-get install "
+    "mariadb-server, or say where: JRW_TEST_MYSQL=mysql://user@host"
+)
 COUNTS = {
     "groups": 2,
     "users": 1,
@@ -61,9 +76,34 @@ def postgresql_original():
     server.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def mysql_original():
+    pymysql = pytest.importorskip("pymysql", reason="pip install 'pymysql[rsa]'")
+    server, url = mysql_server(pymysql)
+    name = f"jrw_test_{secrets.token_hex(8)}"
+    with server, server.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        try:
+            server.select_db(name)
+            original_database.make_mysql(server)
+            yield urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+        finally:
+            cursor.execute(f"DROP DATABASE {name}")
+
+
+def mysql_server(pymysql):
+    for url in MYSQL:
+        try:
+            return pymysql.connect(**original_tables._mysql_address(url)), url
+        except pymysql.OperationalError:
+            continue
+    pytest.skip(NO_MYSQL)
+    return None
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
 def original(request):
-    """The URL of the original, which is in either database."""
+    """The URL of the original, which is in each kind of database."""
     return request.getfixturevalue(f"{request.param}_original")
 
 
@@ -195,10 +235,45 @@ def test_what_is_cut_short_leaves_nothing(original, monkeypatch):
         ("oracle://x/y", "give sqlite:///PATH"),
         ("/nowhere/at/all", "there is no file /nowhere/at/all"),
         ("postgresql://nobody@127.0.0.1:1/x", "does not answer"),
+        ("mysql://nobody@127.0.0.1:1/x", "does not answer"),
+        ("mysql://nobody@127.0.0.1:port/x", "Port could not be"),
+        ("mysql://nobody@127.0.0.1/x?ssl=1", r"\?ssl: only unix_socket is known"),
     ],
 )
 def test_what_is_no_database_is_refused_in_one_line(database, url, message):
+    if url.startswith("mysql"):
+        pytest.importorskip("pymysql", reason="pip install 'pymysql[rsa]'")
     with pytest.raises(ConfigError, match=message):
+        take_over(url)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_without_its_driver_mysql_is_refused_with_what_to_install(
+    database, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    with pytest.raises(ConfigError, match=r"pip install 'job-runner-worker\[mysql\]'"):
+        take_over("mysql://root@127.0.0.1/x")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_mysql_is_read_through_its_socket(database, mysql_original):
+    pymysql = pytest.importorskip("pymysql")
+    address = original_tables._mysql_address(mysql_original)
+    with pymysql.connect(**address) as server, server.cursor() as cursor:
+        cursor.execute("SELECT @@socket")
+        ((path,),) = cursor.fetchall()
+    parts = urlsplit(mysql_original)
+    by_socket = parts._replace(netloc="root@localhost", query=f"unix_socket={path}")
+    assert take_over(urlunsplit(by_socket)) == COUNTS
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_another_database_of_mysql_is_refused_with_what_is_missing(
+    database, mysql_original
+):
+    url = urlunsplit(urlsplit(mysql_original)._replace(path="/information_schema"))
+    with pytest.raises(ConfigError, match=r"Job-Runner 3\.5.*auth_group"):
         take_over(url)
 
 

@@ -19,11 +19,11 @@ from django.views.decorators.http import require_safe
 
 from job_runner_worker.server.api_auth import visible
 from job_runner_worker.server.api_runs import in_state
+from job_runner_worker.server.dashboard import worker_pages
 from job_runner_worker.server.dashboard.access import page
 from job_runner_worker.server.dashboard.durations import usual_seconds
 from job_runner_worker.server.dashboard.run_words import Look, duration_of, look_of
 from job_runner_worker.server.models import Job, Project, Run, Worker, WorkerPool
-from job_runner_worker.server.pulse import SILENCE_SECONDS
 from job_runner_worker.server.serializers import MAX_ID
 
 PAGE_ROWS = 40
@@ -244,10 +244,10 @@ def _summary(person: Any, now: datetime) -> dict[str, Any]:
         "max_count": MAX_COUNT,
     }
     workers = visible(Worker, person).filter(enqueue_is_enabled=True)
-    heard = now - timedelta(seconds=SILENCE_SECONDS)
-    pings = list(workers.order_by().values_list("ping_response_dts", flat=True))
-    numbers["workers"] = len(pings)
-    numbers["answering"] = sum(1 for each in pings if each and each > heard)
+    rows = workers.order_by().only(*worker_pages.LOOKED_AT)
+    looks = list(map(worker_pages.look_of, rows))
+    numbers["workers"] = len(looks)
+    numbers["answering"] = looks.count(worker_pages.ANSWERS)
     return numbers
 
 

@@ -10,6 +10,7 @@ from django.views.generic import RedirectView
 from job_runner_worker.server.dashboard import (
     job_forms,
     job_pages,
+    project_pages,
     run_list,
     run_page,
     worker_pages,
@@ -43,6 +44,7 @@ urlpatterns: list[URLPattern] = [
     path("jobs/<int:job_id>/", job_pages.show, name="job"),
     path("jobs/<int:job_id>/edit/", job_forms.edit, name="edit"),
     path("jobs/<int:job_id>/run/", job_pages.run, name="start"),
+    path("projects/", project_pages.projects, name="projects"),
     path("switch/<str:kind>/<int:row_id>/", job_pages.switch, name="switch"),
     path("workers/", worker_pages.workers, name="workers"),
     path("workers/<int:worker_id>/ping/", worker_pages.ping, name="ping"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -18,12 +17,13 @@ from job_runner_worker.server.api_auth import visible
 from job_runner_worker.server.dashboard.access import changeable, page
 from job_runner_worker.server.dashboard.run_words import Look
 from job_runner_worker.server.models import Run, Worker, WorkerPool
-from job_runner_worker.server.pulse import SILENCE_SECONDS
 
 ANSWERS = Look("succeeded", "responsive")
 SILENT = Look("failed", "not responsive")
 NEVER = Look("waiting", "never heard")
 DISABLED = Look("disabled", "disabled")
+LOOKED_AT = ("enqueue_is_enabled", "ping_response_dts", "unresponsive_dts")
+"""The fields that the look of a worker depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def workers(request: HttpRequest) -> HttpResponse:
     held = Run.objects.filter(enqueue_dts__isnull=False, return_dts=None).order_by()
     busy = dict(held.values_list("worker").annotate(Count("pk")))
     rows = {
-        worker.pk: Row(worker, look_of(worker, now), busy.get(worker.pk, 0))
+        worker.pk: Row(worker, look_of(worker), busy.get(worker.pk, 0))
         for worker in seen.defer("secret")
     }
     members = WorkerPool.workers.through.objects.filter(worker__in=list(rows))
@@ -85,11 +85,10 @@ def ping(request: HttpRequest, worker_id: int) -> HttpResponse:
     return redirect("workers")
 
 
-def look_of(worker: Any, now: datetime) -> Look:
-    """Return how a worker is."""
+def look_of(worker: Any) -> Look:
+    """Return how a worker is; who is silent has been judged by the health check."""
     if not worker.enqueue_is_enabled:
         return DISABLED
     if worker.ping_response_dts is None:
         return NEVER
-    silence = now - worker.ping_response_dts
-    return SILENT if silence > timedelta(seconds=SILENCE_SECONDS) else ANSWERS
+    return ANSWERS if worker.unresponsive_dts is None else SILENT

@@ -17,6 +17,8 @@ transaction is through.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +28,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from job_runner_worker.server import chains, job_lock
+from job_runner_worker.server.job_lock import End
 from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.notices import (
     KillRequested,
@@ -44,12 +47,12 @@ from job_runner_worker.server.refusals import Unknown as Unknown
 KILLED_UNCLAIMED = "killed before it was claimed"
 
 
-def offer(run_id: int, worker: Worker, at: datetime) -> bool:
-    """Note to whom a run is offered; return False where it waits no more."""
-    if not _update(_unclaimed(run_id), offered_to=worker, offered_dts=at):
-        return False
-    tell(RunOffered(run_id))
-    return True
+def offer(workers: Mapping[int, int], at: datetime) -> set[int]:
+    """Note to whom each run is offered; return those that wait yet, by their ids."""
+    offered = job_lock.offer(workers, at)
+    for run_id in offered:
+        tell(RunOffered(run_id))
+    return offered
 
 
 def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) -> None:
@@ -59,12 +62,10 @@ def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) 
     only that very claim, of that time: another host may have the same key. A job is
     not run twice at once: while another run of it goes on, this one waits (Conflict).
     """
-    with transaction.atomic():
-        job_lock.take(run_id)
-        if job_lock.claim(run_id, worker.pk, at):
-            tell(RunChanged(run_id, "enqueued", by_worker=True))
-            return
-        run = _run(run_id)
+    if job_lock.claim(run_id, worker.pk, at):
+        tell(RunChanged(run_id, "enqueued", by_worker=True))
+        return
+    run = _run(run_id)
     if run.return_dts is not None:
         raise Conflict(_has_ended(run))
     if run.enqueue_dts is None and run.worker_id in (None, worker.pk):
@@ -139,12 +140,28 @@ def finish(
     The same worker may repeat the same end. Of a run that the server has failed in
     the meantime, the result is kept beside the server's. Raises Conflict otherwise.
     """
+    _finish(run_id, worker, End(at, success, exit_status, reason))
+
+
+def finish_with_log(content: str, run_id: int, worker: Worker, *end: Any) -> None:
+    """End a run as `finish` does, and store its log as `put_log` does: both or none."""
+    _finish(run_id, worker, replace(End(*end), log=content))
+
+
+def _finish(run_id: int, worker: Worker, end: End) -> None:
     with transaction.atomic():
-        job_lock.take(run_id)
-        if job_lock.finish(run_id, worker.pk, at, success, exit_status, reason):
-            tell(RunChanged(run_id, "returned", True, worker.pk))
-            chains.follow(run_id, success)
+        finished = job_lock.finish(run_id, worker.pk, end, timezone.now())
+        if end.log is not None:
+            _check_log(run_id, end.log, finished.has_log)
+        if not finished.has_ended:
+            _finish_again(run_id, worker, end)
             return
+        tell(RunChanged(run_id, "returned", True, worker.pk))
+        chains.follow(run_id, end.success, finished.sequel)
+
+
+def _finish_again(run_id: int, worker: Worker, end: End) -> None:
+    """Take an end that is known, or comes late; raise Conflict for any other."""
     run = _run(run_id)
     if run.return_dts is None:
         raise Conflict(_is_held(run))
@@ -152,9 +169,9 @@ def finish(
         raise Conflict(_has_ended(run))
     if run.ended_by_server and _update(
         Q(pk=run_id, late_return_dts=None),
-        late_return_dts=at,
-        late_return_success=success,
-        late_exit_status=exit_status,
+        late_return_dts=end.at,
+        late_return_success=end.success,
+        late_exit_status=end.exit_status,
     ):
         tell(RunChanged(run_id, "returned", True, worker.pk))
         return
@@ -164,7 +181,7 @@ def finish(
         if run.ended_by_server
         else (run.return_success, run.exit_status)
     )
-    if known != (success, exit_status):
+    if known != (end.success, end.exit_status):
         raise Conflict(_has_ended(run))
 
 
@@ -258,19 +275,17 @@ def store_log(run_id: int, content: str) -> RunLog:
 
 def put_log(run_id: int, content: str) -> None:
     """Store a log as `store_log` does."""
-    if job_lock.put_log(run_id, content):
+    _check_log(run_id, content, job_lock.put_log(run_id, content))
+
+
+def _check_log(run_id: int, content: str, is_stored: bool) -> None:
+    """Tell of a log that is stored; raise Conflict for one that should have been."""
+    if is_stored:
         tell(LogChanged(run_id))
         return
     log = RunLog.objects.filter(run_id=run_id).first()
     if log is None or log.content != content:
         _check_may_be_logged(run_id)
-
-
-def finish_with_log(content: str, run_id: int, worker: Worker, *end: Any) -> None:
-    """End a run as `finish` does, and store its log: both or none."""
-    with transaction.atomic():
-        put_log(run_id, content)
-        finish(run_id, worker, *end)
 
 
 def _check_may_be_logged(run_id: int) -> None:

@@ -9,6 +9,7 @@ is as whoever had the lock before has left it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,7 +41,7 @@ UPDATE server_run SET start_dts = COALESCE(start_dts, %s), pid = COALESCE(%s, pi
 """
 _FINISH = f"""
 UPDATE server_run SET start_dts = COALESCE(start_dts, %s), return_dts = %s,
-    return_success = %s, exit_status = %s, reason = %s {_HELD}
+    return_success = %s, exit_status = %s, reason = %s, usage = %s {_HELD}
 """
 _KNOWN = """
 SELECT run.worker_id, run.enqueue_dts, run.return_dts, job.worker_pool_id
@@ -91,6 +92,18 @@ class Sequel:
     """Whether a success changes anything but the run: it is none of a job alone."""
     next_run_id: int | None
     """A run of the same job that is due and waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run has ended; ``log`` is what is to be stored with it, if anything."""
+
+    at: datetime
+    success: bool
+    exit_status: int | None = None
+    reason: str = ""
+    log: str | None = None
+    usage: dict[str, float | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +161,13 @@ def start(
         return bool(cursor.rowcount)
 
 
-def finish(
-    run_id: int,
-    worker_id: int,
-    at: datetime,
-    success: bool,
-    exit_status: int | None,
-    reason: str,
-) -> bool:
+def finish(run_id: int, worker_id: int, end: End) -> bool:
     """End a run; return False where the worker has it not. The job is locked."""
-    when = _date(at)
-    end = [when, when, success, exit_status, reason, run_id, worker_id]
+    when = _date(end.at)
+    usage = None if end.usage is None else json.dumps(end.usage)
+    given = [when, when, end.success, end.exit_status, end.reason, usage]
     with connection.cursor() as cursor:
-        cursor.execute(_FINISH, end)
+        cursor.execute(_FINISH, [*given, run_id, worker_id])
         return bool(cursor.rowcount)
 
 

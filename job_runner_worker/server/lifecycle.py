@@ -26,6 +26,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from job_runner_worker.server import chains, job_lock
+from job_runner_worker.server.job_lock import End
 from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.notices import (
     KillRequested,
@@ -134,17 +135,30 @@ def finish(
     exit_status: int | None = None,
     reason: str = "",
 ) -> None:
-    """End a run with its result; it stays so.
+    """End a run with its result, as `end` does."""
+    end(run_id, worker, End(at, success, exit_status, reason))
+
+
+def end(run_id: int, worker: Worker, end: End) -> None:
+    """End a run with its result, and store the log that comes with it; it stays so.
 
     The same worker may repeat the same end. Of a run that the server has failed in
-    the meantime, the result is kept beside the server's. Raises Conflict otherwise.
+    the meantime, the result is kept beside the server's. Raises Conflict otherwise,
+    and then nothing is stored.
     """
     with transaction.atomic():
+        if end.log is not None:
+            put_log(run_id, end.log)
         job_lock.take(run_id)
-        if job_lock.finish(run_id, worker.pk, at, success, exit_status, reason):
+        if job_lock.finish(run_id, worker.pk, end):
             tell(RunChanged(run_id, "returned", True, worker.pk))
-            chains.follow(run_id, success)
+            chains.follow(run_id, end.success)
             return
+        _end_again(run_id, worker, end)
+
+
+def _end_again(run_id: int, worker: Worker, end: End) -> None:
+    """Take an end that is known, or comes late; raise Conflict for any other."""
     run = _run(run_id)
     if run.return_dts is None:
         raise Conflict(_is_held(run))
@@ -152,9 +166,10 @@ def finish(
         raise Conflict(_has_ended(run))
     if run.ended_by_server and _update(
         Q(pk=run_id, late_return_dts=None),
-        late_return_dts=at,
-        late_return_success=success,
-        late_exit_status=exit_status,
+        late_return_dts=end.at,
+        late_return_success=end.success,
+        late_exit_status=end.exit_status,
+        usage=end.usage,
     ):
         tell(RunChanged(run_id, "returned", True, worker.pk))
         return
@@ -164,7 +179,7 @@ def finish(
         if run.ended_by_server
         else (run.return_success, run.exit_status)
     )
-    if known != (success, exit_status):
+    if known != (end.success, end.exit_status):
         raise Conflict(_has_ended(run))
 
 
@@ -264,13 +279,6 @@ def put_log(run_id: int, content: str) -> None:
     log = RunLog.objects.filter(run_id=run_id).first()
     if log is None or log.content != content:
         _check_may_be_logged(run_id)
-
-
-def finish_with_log(content: str, run_id: int, worker: Worker, *end: Any) -> None:
-    """End a run as `finish` does, and store its log: both or none."""
-    with transaction.atomic():
-        put_log(run_id, content)
-        finish(run_id, worker, *end)
 
 
 def _check_may_be_logged(run_id: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,11 +19,13 @@ from django.db import OperationalError, connection, transaction
 from django.http import HttpResponse
 from rest_framework import exceptions, serializers
 
+from job_runner_worker.server import job_lock
 from job_runner_worker.server.api_base import JSON_TYPE, ApiView
 from job_runner_worker.server.api_item import Item
 from job_runner_worker.server.api_schema import BatchSchema
 from job_runner_worker.server.models import Worker
-from job_runner_worker.server.serializers import API_ROOT, Text
+from job_runner_worker.server.serializers import API_ROOT, MAX_ID, Text
+from job_runner_worker.server.statements import flushed_together
 
 MAX_ITEMS = 100
 MAX_ANSWERS_BYTES = 4 * 1024 * 1024
@@ -32,6 +34,7 @@ ITEMS_PER_TRANSACTION = 16
 """While SQLite is in one nobody else is served."""
 TOO_LONG = 413
 METHODS = ("GET", "PATCH", "POST")
+_RUN = re.compile(re.escape(API_ROOT) + r"run/([0-9]{1,19})/")
 _PATH = re.compile(re.escape(API_ROOT) + r"(\w+)/(?:([^/]+)/)?")
 _log = logging.getLogger(__name__)
 
@@ -87,6 +90,7 @@ class Batch(ApiView):
                 gevent.sleep(0)
             some = items[first : first + ITEMS_PER_TRANSACTION]
             with _transaction(len(some)):
+                _look_ahead(some)
                 for item in some:
                     room = MAX_ANSWERS_BYTES - sum(map(len, answers))
                     answers.append(self._answer(item, room))
@@ -137,10 +141,23 @@ def _transaction(items: int) -> AbstractContextManager[object]:
     """Return one for some items, where that saves time and harms nobody.
 
     What each does is a transaction already, which becomes a savepoint in this one. On
-    PostgreSQL it would hold the locks of many jobs, taken in any order.
+    PostgreSQL it would hold the locks of many jobs, taken in any order; there they
+    share the wait for the disk.
     """
-    is_common = items > 1 and connection.vendor == "sqlite"
-    return transaction.atomic() if is_common else nullcontext()
+    if items == 1:
+        return nullcontext()
+    is_alone = connection.vendor == "sqlite"
+    return transaction.atomic() if is_alone else flushed_together()
+
+
+def _look_ahead(items: Sequence[Item]) -> None:
+    """Read the runs that will be changed, in one trip to the database."""
+    paths = (_RUN.fullmatch(each.path) for each in items if each.method == "PATCH")
+    numbers = {min(int(path[1]), MAX_ID) for path in paths if path}
+    if len(numbers) > 1:
+        known = job_lock.known(*numbers)
+        for item in items:
+            item.ahead = known
 
 
 def _items_in(fields: dict[str, Any]) -> list[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.http import QueryDict
+
+from job_runner_worker.server.job_lock import Known
 
 
 @dataclass(slots=True)
@@ -17,6 +19,8 @@ class Item:
     path: str
     query: str
     body: Any
+    ahead: dict[int, Known] = field(default_factory=dict)
+    """Runs that were read for all of the batch, each for the first item on it."""
 
     @property
     def query_params(self) -> QueryDict:

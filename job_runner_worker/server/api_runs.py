@@ -126,17 +126,21 @@ class RunDetail(_Runs, DetailView):
         caller = self.request.user
         run_id = self.row_number(row_id)
         if isinstance(caller, Worker):
-            run = job_lock.known(run_id)
+            run = self._looked_up(run_id)
             if run is not None and (
                 run.worker_id == caller.pk
                 or any(pool.pk == run.pool_id for pool in caller.worker_pools.all())
             ):
                 return run
         self.row(row_id)
-        run = job_lock.known(run_id)
-        if run is None:
+        if (run := self._looked_up(run_id)) is None:
             raise exceptions.NotFound
         return run
+
+    def _looked_up(self, run_id: int) -> Known | None:
+        """Return a run as a batch has read it ahead, once, or as it is now."""
+        ahead = getattr(self.request, "ahead", {}).pop(run_id, None)
+        return ahead or job_lock.known(run_id).get(run_id)
 
     def _change(self, run: Run) -> HttpResponse:
         if not administered(Job, self.the_person()).filter(pk=run.job_id).exists():

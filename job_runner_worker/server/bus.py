@@ -31,6 +31,8 @@ MAX_PAYLOAD_BYTES = 7900
 MAX_WAITING = 10_000
 """Of more that wait while the database is away, the oldest are not sent."""
 RETRY_SECONDS = 1.0
+GATHER_SECONDS = 0.02
+"""After a message, how long the next one waits for more to go with it."""
 KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 _EVENT = "event"
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(notices.Notice)}
@@ -95,6 +97,8 @@ class Bus:
                 # Not before: after an error they are sent again.
                 for _ in range(min(count, len(self._waiting))):
                     self._waiting.popleft()
+            # Each NOTIFY is a transaction: what comes thick goes in few of them.
+            gevent.sleep(GATHER_SECONDS)
 
     def _next_payload(self) -> tuple[str, int]:
         parts = [json.dumps(self._name)]
@@ -153,9 +157,15 @@ class Bus:
 
 
 def _connect() -> Any:
+    # Not before: a server with SQLite needs no psycopg.
+    from job_runner_worker.server.pg_connection import connection_class
+
     parameters = KEEPALIVE | connection.get_connection_params()
     with connection.wrap_database_errors:
-        return connection.Database.connect(**parameters, autocommit=True)
+        end = connection_class().connect(**parameters, autocommit=True)
+        # What is told need not outlive a crash, nor wait for the disk.
+        end.execute("SET synchronous_commit TO off")
+        return end
 
 
 def for_database(hear: Callable[[bytes], None]) -> Bus | None:

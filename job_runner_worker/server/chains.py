@@ -19,13 +19,17 @@ _LONG = ("job__script_content_partial", "job__description")
 _log = logging.getLogger(__name__)
 
 
-def follow(run_id: int, is_success: bool) -> None:
+def follow(
+    run_id: int, is_success: bool, sequel: job_lock.Sequel | None = None
+) -> None:
     """Do what follows the end of a run, whose job is locked.
+
+    ``sequel``: what comes after it, where that has been read since.
 
     Runs that were scheduled together count as one, when the last of them has ended:
     as a failure where any has failed.
     """
-    sequel = job_lock.sequel(run_id, timezone.now())
+    sequel = sequel or job_lock.sequel(run_id, timezone.now())
     if sequel.has_more or not is_success:
         _follow(Run.objects.select_related("job").defer(*_LONG).get(pk=run_id))
     # Another run of the job may have waited for this end.

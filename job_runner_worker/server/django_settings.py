@@ -140,6 +140,10 @@ def _postgresql(url: str) -> dict[str, Any]:
             "--database is postgresql://user:password@host:port/name, got "
             f"{_without_password(url)!r}"
         )
+    # Not before: a server with SQLite needs no psycopg.
+    from job_runner_worker.server import pg_connection
+
+    pool = {**POOL_CONNECTIONS, "connection_class": pg_connection.connection_class()}
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": name,
@@ -148,7 +152,7 @@ def _postgresql(url: str) -> dict[str, Any]:
         "HOST": parts.hostname or "",
         "PORT": str(port or ""),
         # To connect takes longer than most requests do.
-        "OPTIONS": {"pool": POOL_CONNECTIONS, **dict(parse_qsl(parts.query))},
+        "OPTIONS": {"pool": pool, **dict(parse_qsl(parts.query))},
     }
 
 

@@ -4,25 +4,42 @@ Django takes longer to write these statements than a database to execute them, a
 every run needs them. Each is to be found by an index, however many runs a job has.
 
 The lock comes first, as a statement of its own: what PostgreSQL reads in the next one
-is as whoever had the lock before has left it.
+is as whoever had the lock before has left it. Both go in one trip (statements).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import connection
 
 from job_runner_worker.server import script_template
+from job_runner_worker.server.statements import Call, Result, execute, statement
 
-_LOCK = """
+_LOCK = statement(
+    "lock",
+    "bigint",
+    """
 SELECT 1 FROM server_job
 WHERE id = (SELECT job_id FROM server_run WHERE id = %s)
 FOR NO KEY UPDATE
-"""
-_CLAIM = """
+""",
+)
+_OFFER = statement(
+    "offer",
+    "bigint timestamptz bigint",
+    """
+UPDATE server_run SET offered_to_id = %s, offered_dts = %s
+WHERE id = %s AND enqueue_dts IS NULL AND return_dts IS NULL
+""",
+)
+_CLAIM = statement(
+    "claim",
+    "bigint timestamptz bigint bigint",
+    """
 UPDATE server_run SET worker_id = %s, enqueue_dts = %s
 WHERE id = %s AND enqueue_dts IS NULL AND return_dts IS NULL
 AND (worker_id IS NULL OR worker_id = %s) AND NOT EXISTS (
@@ -31,23 +48,39 @@ AND (worker_id IS NULL OR worker_id = %s) AND NOT EXISTS (
     AND other.enqueue_dts IS NOT NULL AND other.return_dts IS NULL
     AND COALESCE(other.schedule_id, 0) <> COALESCE(server_run.schedule_id, 0)
 )
-"""
+""",
+)
 _HELD = """
 WHERE id = %s AND worker_id = %s AND enqueue_dts IS NOT NULL AND return_dts IS NULL
 """
-_START = f"""
+_START = statement(
+    "start",
+    "timestamptz bigint text bigint bigint",
+    f"""
 UPDATE server_run SET start_dts = COALESCE(start_dts, %s), pid = COALESCE(%s, pid),
     host = COALESCE(%s, host) {_HELD}
-"""
-_FINISH = f"""
+""",
+)
+_FINISH = statement(
+    "finish",
+    "timestamptz timestamptz boolean integer text jsonb bigint bigint",
+    f"""
 UPDATE server_run SET start_dts = COALESCE(start_dts, %s), return_dts = %s,
     return_success = %s, exit_status = %s, reason = %s, usage = %s {_HELD}
-"""
-_KNOWN = """
+""",
+)
+_KNOWN = statement(
+    "known",
+    "bigint",
+    """
 SELECT run.worker_id, run.enqueue_dts, run.return_dts, job.worker_pool_id
 FROM server_run AS run JOIN server_job AS job ON job.id = run.job_id WHERE run.id = %s
-"""
-_SEQUEL = """
+""",
+)
+_SEQUEL = statement(
+    "sequel",
+    "timestamptz bigint",
+    """
 SELECT
     run.schedule_id IS NULL
     OR job.fail_times > 0
@@ -67,8 +100,12 @@ SELECT
     )
 FROM server_run AS run JOIN server_job AS job ON job.id = run.job_id
 WHERE run.id = %s
-"""
-_WORK = """
+""",
+)
+_WORK = statement(
+    "work",
+    "bigint",
+    """
 SELECT
     job.id, job.title, job.script_content_partial, template.id, template.body, log.id
 FROM server_run AS run
@@ -76,12 +113,17 @@ JOIN server_job AS job ON job.id = run.job_id
 JOIN server_jobtemplate AS template ON template.id = job.template_id
 LEFT JOIN server_runlog AS log ON log.run_id = run.id
 WHERE run.id = %s
-"""
-_PUT_LOG = """
+""",
+)
+_PUT_LOG = statement(
+    "put_log",
+    "text bigint",
+    """
 INSERT INTO server_runlog (run_id, content)
 SELECT id, %s FROM server_run WHERE id = %s AND (return_dts IS NULL OR ended_by_server)
 ON CONFLICT (run_id) DO UPDATE SET content = excluded.content
-"""
+""",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +146,16 @@ class End:
     reason: str = ""
     log: str | None = None
     usage: dict[str, float | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What has become of an end: whether it and its log are stored, what follows."""
+
+    has_ended: bool
+    has_log: bool
+    sequel: Sequel | None
+    """None where there is no such run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +185,18 @@ def take(run_id: int) -> None:
     Runs of a job are claimed and ended under this lock, one after the other. It
     comes before the lock of any run: who took them the other way would wait for ever.
     """
-    # On SQLite whoever has a transaction is alone.
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(_LOCK, [run_id])
+    if lock := _lock(run_id):
+        execute(*lock)
+
+
+def offer(workers: Mapping[int, int], at: datetime) -> set[int]:
+    """Note which worker each run is offered to; return the runs that wait."""
+    when = _date(at)
+    results = execute(
+        *((_OFFER, [worker_id, when, run_id]) for run_id, worker_id in workers.items())
+    )
+    made = zip(workers, results, strict=True)
+    return {run_id for run_id, result in made if result.count}
 
 
 def claim(run_id: int, worker_id: int, at: datetime) -> bool:
@@ -144,11 +204,11 @@ def claim(run_id: int, worker_id: int, at: datetime) -> bool:
 
     Nor is one given that waits for another worker: it is for that one alone, or was
     handed back by it. Runs that were scheduled together are run at the same time. The
-    job is locked.
+    job is locked meanwhile, or until the end of the transaction where there is one.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, [worker_id, _date(at), run_id, worker_id])
-        return bool(cursor.rowcount)
+    given = [worker_id, _date(at), run_id, worker_id]
+    *_, claimed = execute(*_lock(run_id), (_CLAIM, given))
+    return bool(claimed.count)
 
 
 def start(
@@ -156,54 +216,79 @@ def start(
 ) -> bool:
     """Note what is given of a start; return False where the worker has not the run."""
     when = None if at is None else _date(at)
-    with connection.cursor() as cursor:
-        cursor.execute(_START, [when, pid, host or None, run_id, worker_id])
-        return bool(cursor.rowcount)
+    given = [when, pid, host or None, run_id, worker_id]
+    (started,) = execute((_START, given))
+    return bool(started.count)
 
 
-def finish(run_id: int, worker_id: int, end: End) -> bool:
-    """End a run; return False where the worker has it not. The job is locked."""
+def finish(run_id: int, worker_id: int, end: End, now: datetime) -> Finished:
+    """End a run and store its log, as far as each may be; lock the job.
+
+    To be called in a transaction.
+    """
     when = _date(end.at)
     usage = None if end.usage is None else json.dumps(end.usage)
     given = [when, when, end.success, end.exit_status, end.reason, usage]
-    with connection.cursor() as cursor:
-        cursor.execute(_FINISH, [*given, run_id, worker_id])
-        return bool(cursor.rowcount)
+    given += [run_id, worker_id]
+    log = [] if end.log is None else [(_PUT_LOG, [end.log, run_id])]
+    *before, ended, follows = execute(
+        *_lock(run_id), *log, (_FINISH, given), _sequel(run_id, now)
+    )
+    return Finished(
+        has_ended=bool(ended.count),
+        has_log=bool(log and before[-1].count),
+        sequel=_sequel_in(follows),
+    )
 
 
-def known(run_id: int) -> Known | None:
-    """Return whose a run is and how far it has got, None where there is none."""
-    with connection.cursor() as cursor:
-        cursor.execute(_KNOWN, [run_id])
-        row = cursor.fetchone()
-    if row is None:
-        return None
-    worker_id, enqueued, returned, pool_id = row
-    return Known(run_id, worker_id, enqueued is not None, returned is not None, pool_id)
+def known(*run_ids: int) -> dict[int, Known]:
+    """Return whose runs are and how far they have got, of those that there are."""
+    found = {}
+    for run_id, result in zip(
+        run_ids, execute(*((_KNOWN, [each]) for each in run_ids)), strict=True
+    ):
+        for worker_id, enqueued, returned, pool_id in result.rows:
+            found[run_id] = Known(
+                run_id, worker_id, enqueued is not None, returned is not None, pool_id
+            )
+    return found
 
 
 def sequel(run_id: int, now: datetime) -> Sequel:
     """Return what comes after the end of a run, whose job is locked."""
-    with connection.cursor() as cursor:
-        cursor.execute(_SEQUEL, [_date(now), run_id])
-        has_more, next_run_id = cursor.fetchone()
-    return Sequel(bool(has_more), next_run_id)
+    (found,) = execute(_sequel(run_id, now))
+    made = _sequel_in(found)
+    assert made is not None
+    return made
 
 
 def work_of(run_id: int) -> Work:
     """Return the script of a run that there is, and the log that it may have."""
-    with connection.cursor() as cursor:
-        cursor.execute(_WORK, [run_id])
-        job_id, title, content, template_id, body, log_id = cursor.fetchone()
+    (found,) = execute((_WORK, [run_id]))
+    ((job_id, title, content, template_id, body, log_id),) = found.rows
     script = script_template.script_of(body, content, template_id)
     return Work(job_id, title, script, log_id)
 
 
 def put_log(run_id: int, content: str) -> bool:
     """Store the log of a run; return False where it has ended, or there is none."""
-    with connection.cursor() as cursor:
-        cursor.execute(_PUT_LOG, [content, run_id])
-        return bool(cursor.rowcount)
+    (stored,) = execute((_PUT_LOG, [content, run_id]))
+    return bool(stored.count)
+
+
+def _lock(run_id: int) -> list[Call]:
+    # On SQLite whoever has a transaction is alone, and a claim is one statement.
+    return [(_LOCK, [run_id])] if connection.vendor == "postgresql" else []
+
+
+def _sequel(run_id: int, now: datetime) -> Call:
+    return _SEQUEL, [_date(now), run_id]
+
+
+def _sequel_in(found: Result) -> Sequel | None:
+    for has_more, next_run_id in found.rows:
+        return Sequel(bool(has_more), next_run_id)
+    return None
 
 
 def _date(at: datetime) -> object:

@@ -17,6 +17,7 @@ transaction is through.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -45,12 +46,12 @@ from job_runner_worker.server.refusals import Unknown as Unknown
 KILLED_UNCLAIMED = "killed before it was claimed"
 
 
-def offer(run_id: int, worker: Worker, at: datetime) -> bool:
-    """Note to whom a run is offered; return False where it waits no more."""
-    if not _update(_unclaimed(run_id), offered_to=worker, offered_dts=at):
-        return False
-    tell(RunOffered(run_id))
-    return True
+def offer(workers: Mapping[int, int], at: datetime) -> set[int]:
+    """Note to whom each run is offered; return those that wait yet, by their ids."""
+    offered = job_lock.offer(workers, at)
+    for run_id in offered:
+        tell(RunOffered(run_id))
+    return offered
 
 
 def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) -> None:
@@ -60,12 +61,10 @@ def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) 
     only that very claim, of that time: another host may have the same key. A job is
     not run twice at once: while another run of it goes on, this one waits (Conflict).
     """
-    with transaction.atomic():
-        job_lock.take(run_id)
-        if job_lock.claim(run_id, worker.pk, at):
-            tell(RunChanged(run_id, "enqueued", by_worker=True))
-            return
-        run = _run(run_id)
+    if job_lock.claim(run_id, worker.pk, at):
+        tell(RunChanged(run_id, "enqueued", by_worker=True))
+        return
+    run = _run(run_id)
     if run.return_dts is not None:
         raise Conflict(_has_ended(run))
     if run.enqueue_dts is None and run.worker_id in (None, worker.pk):
@@ -135,29 +134,28 @@ def finish(
     exit_status: int | None = None,
     reason: str = "",
 ) -> None:
-    """End a run with its result, as `end` does."""
+    """End a run with its result; it stays so.
+
+    The same worker may repeat the same end. Of a run that the server has failed in
+    the meantime, the result is kept beside the server's. Raises Conflict otherwise.
+    """
     end(run_id, worker, End(at, success, exit_status, reason))
 
 
 def end(run_id: int, worker: Worker, end: End) -> None:
-    """End a run with its result, and store the log that comes with it; it stays so.
-
-    The same worker may repeat the same end. Of a run that the server has failed in
-    the meantime, the result is kept beside the server's. Raises Conflict otherwise,
-    and then nothing is stored.
-    """
+    """End a run as `finish` does; what comes with its end is stored, or nothing is."""
     with transaction.atomic():
+        finished = job_lock.finish(run_id, worker.pk, end, timezone.now())
         if end.log is not None:
-            put_log(run_id, end.log)
-        job_lock.take(run_id)
-        if job_lock.finish(run_id, worker.pk, end):
-            tell(RunChanged(run_id, "returned", True, worker.pk))
-            chains.follow(run_id, end.success)
+            _check_log(run_id, end.log, finished.has_log)
+        if not finished.has_ended:
+            _finish_again(run_id, worker, end)
             return
-        _end_again(run_id, worker, end)
+        tell(RunChanged(run_id, "returned", True, worker.pk))
+        chains.follow(run_id, end.success, finished.sequel)
 
 
-def _end_again(run_id: int, worker: Worker, end: End) -> None:
+def _finish_again(run_id: int, worker: Worker, end: End) -> None:
     """Take an end that is known, or comes late; raise Conflict for any other."""
     run = _run(run_id)
     if run.return_dts is None:
@@ -273,7 +271,12 @@ def store_log(run_id: int, content: str) -> RunLog:
 
 def put_log(run_id: int, content: str) -> None:
     """Store a log as `store_log` does."""
-    if job_lock.put_log(run_id, content):
+    _check_log(run_id, content, job_lock.put_log(run_id, content))
+
+
+def _check_log(run_id: int, content: str, is_stored: bool) -> None:
+    """Tell of a log that is stored; raise Conflict for one that should have been."""
+    if is_stored:
         tell(LogChanged(run_id))
         return
     log = RunLog.objects.filter(run_id=run_id).first()

@@ -88,7 +88,7 @@ class OfferBook:
         with transaction.atomic():
             self._refresh(now)
             look = self._let_lapse(now, listening)
-            made = []
+            chosen = {}
             self.is_short = False
             turns = {each.job_id: each.schedule_id for each in self._standing.values()}
             for run in self._due(now, look):
@@ -96,11 +96,16 @@ class OfferBook:
                 turn = turns.get(run["job"], run["schedule_id"])
                 if candidate is None or turn != run["schedule_id"]:
                     continue
-                if lifecycle.offer(run["id"], candidate.worker, now):
-                    candidate.take()
-                    key = candidate.worker.api_key
-                    turns[run["job"]] = run["schedule_id"]
-                    made.append(Offer(run["id"], key, now + _OFFER, run["job"], turn))
+                candidate.take()
+                turns[run["job"]] = run["schedule_id"]
+                chosen[run["id"]] = candidate.worker, run["job"], turn
+            workers = {run_id: each.pk for run_id, (each, *_) in chosen.items()}
+            wait = lifecycle.offer(workers, now)
+        made = [
+            Offer(run_id, worker.api_key, now + _OFFER, job_id, schedule_id)
+            for run_id, (worker, job_id, schedule_id) in chosen.items()
+            if run_id in wait
+        ]
         self._standing.update({offer.run_id: offer for offer in made})
         return made
 

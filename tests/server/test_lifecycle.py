@@ -134,10 +134,10 @@ def test_a_run_that_has_ended_is_claimed_by_nobody(site):
 def test_an_offer_is_noted_while_the_run_waits(site):
     run = site.run()
 
-    assert lifecycle.offer(run.pk, site.worker, AT)
+    assert lifecycle.offer({run.pk: site.worker.pk}, AT) == {run.pk}
     assert (fresh(run).offered_to, fresh(run).offered_dts) == (site.worker, AT)
     lifecycle.claim(run.pk, site.worker, AT)
-    assert not lifecycle.offer(run.pk, site.other_worker, LATER)
+    assert not lifecycle.offer({run.pk: site.other_worker.pk}, LATER)
     assert fresh(run).offered_to == site.worker
 
 

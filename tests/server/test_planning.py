@@ -122,7 +122,7 @@ def test_what_was_missed_is_skipped_and_not_piled_up(site):
     planning.sweep()
     assert runs_of(job) == [run]
 
-    lifecycle.offer(run.pk, site.worker, timezone.now())
+    lifecycle.offer({run.pk: site.worker.pk}, timezone.now())
     planning.sweep()
 
     late, following = runs_of(job)
@@ -223,7 +223,7 @@ def test_another_schedule_moves_the_next_run(site):
 def test_a_run_that_was_offered_is_not_taken_back(site):
     job = hourly(site)
     (run,) = planning.plan(job.pk)
-    lifecycle.offer(run.pk, site.worker, timezone.now())
+    lifecycle.offer({run.pk: site.worker.pk}, timezone.now())
 
     planning.set_enabled(job, False)
 

@@ -43,7 +43,7 @@ STATES = (
     ("completed_with_error", "failed or killed"),
 )
 _SHOWN = (
-    *("id", "schedule_dts", "enqueue_dts", "start_dts", "return_dts"),
+    *("pk", "schedule_dts", "enqueue_dts", "start_dts", "return_dts"),
     *("return_success", "exit_status", "reason", "is_manual", "late_return_dts"),
     "job_id",
     "worker_id",
@@ -83,7 +83,8 @@ def rows_of(
     runs: QuerySet[Any], now: datetime, *, with_usual: bool = False
 ) -> list[Row]:
     """Return runs as they are shown: one query, and two for what is usual."""
-    found = list(runs.only(*_SHOWN).annotate(**_NAMED))
+    named = runs.annotate(**_NAMED).values_list(*_SHOWN, *_NAMED, named=True)
+    found = list(named)
     usual = usual_seconds({run.job_id for run in found}) if with_usual else {}
     return [
         Row(run, look_of(run, now), duration_of(run, now), usual.get(run.job_id))

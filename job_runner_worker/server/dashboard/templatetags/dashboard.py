@@ -49,7 +49,12 @@ def moment(value: datetime | None) -> SafeString | str:
     """Return a date, as short as it may be, with all of it in its title."""
     if value is None:
         return ""
-    local, today = timezone.localtime(value), timezone.localdate()
+    return _moment(value, timezone.localdate())
+
+
+@lru_cache(maxsize=4096)
+def _moment(value: datetime, today: date) -> SafeString:
+    local = timezone.localtime(value)
     if local.date() == today:
         text = f"{local:%H:%M:%S}"
     elif local.year == today.year:
@@ -91,6 +96,58 @@ def unlocalized(value: float) -> str:
         if isinstance(value, float)
         else (str(value))
     )
+
+
+@register.simple_tag
+def elapsed(row: Any) -> SafeString:
+    """Return how long a run goes on and how long is usual; before, when it is due."""
+    run = row.run
+    if run.start_dts is None:
+        if run.enqueue_dts is None:
+            return format_html(
+                '<span class="faint">due</span> {}', moment(run.schedule_dts)
+            )
+        return format_html('<span class="faint">{}</span>', "not started")
+    bar = of_usual = ""
+    if row.expected:
+        usual = duration(row.usual_seconds)
+        bar = format_html(
+            '<progress max="{}" value="{}" aria-label="Elapsed of the usual {}">'
+            "</progress> ",
+            unlocalized(row.expected),
+            unlocalized(row.duration.total_seconds()),
+            usual,
+        )
+        longer = ", longer than usual" if row.is_overdue else ""
+        of_usual = format_html(' <span class="faint">of {}{}</span>', usual, longer)
+    kind = "overdue" if row.is_overdue else ""
+    since = ticking(run.start_dts)
+    return format_html('{}<span class="{}">{}</span>{}', bar, kind, since, of_usual)
+
+
+class _Named(NamedTuple):
+    """What a run is and belongs to, as the first cells of its row show it."""
+
+    pk: int
+    job_id: int
+    job_title: str
+    project_title: str
+    worker_id: int | None
+    worker_title: str | None
+
+
+@register.simple_tag
+def named_cells(row: Any, of_job: bool) -> SafeString:
+    """Return the first cells of a run that has not ended."""
+    shown = _Named(*(getattr(row.run, name) for name in _Named._fields))
+    return _named_cells(shown, row.look, bool(of_job))
+
+
+@lru_cache(maxsize=4096)
+def _named_cells(run: _Named, look: Look, of_job: bool) -> SafeString:
+    """While a run goes on these stay the same, whenever they are shown."""
+    context = {"run": run, "look": look, "of_job": of_job}
+    return get_template("dashboard/_named_cells.html").render(context)
 
 
 class _Ended(NamedTuple):

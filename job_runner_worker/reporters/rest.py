@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +18,11 @@ import gevent
 from job_runner_worker import __version__, backoff
 from job_runner_worker.central_api import Batches, CentralApi
 from job_runner_worker.errors import ApiError
-from job_runner_worker.models import Outcome, Run
+from job_runner_worker.models import Outcome, Run, Usage
 from job_runner_worker.reporters.base import Reporter
 
 _CONFLICT = 409
+_USED = tuple(each.name for each in fields(Usage))
 _log = logging.getLogger(__name__)
 
 
@@ -219,12 +220,12 @@ class RestReporter(Reporter):
         self._api.patch(f"{self._options.kill_request_path}{kill_request_id}/", fields)
 
     def _end(self, outcome: Outcome) -> dict[str, Any]:
-        fields = {
+        said: dict[str, Any] = {
             "return_dts": str(outcome.returned_at),
             "return_success": outcome.success,
             "exit_status": outcome.exit_status,
             "reason": outcome.reason,
         }
         if outcome.usage is not None and self._is_of_our_server():
-            fields["usage"] = asdict(outcome.usage)
-        return fields
+            said["usage"] = {each: getattr(outcome.usage, each) for each in _USED}
+        return said

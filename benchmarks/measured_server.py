@@ -40,6 +40,7 @@ class MeasuredServer:
     """
 
     def __init__(self, folder: Path, database_url: str = "") -> None:
+        self.database_url = database_url
         self._data = DataFolder(folder / "data")
         self._log_path = folder / "server.log"
         self._environment = {**ENVIRONMENT, DATABASE_VARIABLE: database_url}

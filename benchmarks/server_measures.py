@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import callers
+import database_cpu
 import zmq
 from central import BenchmarkError
 from figures import Figure
@@ -25,7 +26,7 @@ WORKERS = 4
 SLOTS = 4
 LIMIT_SECONDS = 60.0
 POLL_SECONDS = 0.02
-SUBMISSION_SECONDS = 0.03
+SUBMISSION_SECONDS = 0.06
 """What the submission of a run may take before the runs are due."""
 MARGIN_SECONDS = 1.0
 AHEAD_SECONDS = 0.25
@@ -84,6 +85,7 @@ class Round:
     runs_per_second: float
     server_cpu_ms: float
     others_cpu_ms: float | None
+    database_cpu_ms: float | None
 
 
 def measure_rate(site: Site, path: Path, rounds: int, runs: int) -> list[Figure]:
@@ -95,14 +97,16 @@ def measure_rate(site: Site, path: Path, rounds: int, runs: int) -> list[Figure]
     jobs = [f"{callers.API}job/{each}/" for each in made]
     with ExitStack() as stack:
         person = stack.enter_context(site.server.person())
+        backends = stack.enter_context(database_cpu.backends(site.server.database_url))
         workers = []
         for number, known in enumerate(site.workers):
             config = site.server.write_config(path / f"worker{number}", known, SLOTS)
             workers.append(stack.enter_context(MeasuredWorker(config)))
         _wait_for_workers(person)
-        _rate(site, person, workers, jobs[: WORKERS * SLOTS])
+        rate = partial(_rate, site, person, workers, backends)
+        rate(jobs[: WORKERS * SLOTS])
         for _ in range(rounds):
-            found.append(_rate(site, person, workers, jobs[:runs]))
+            found.append(rate(jobs[:runs]))
     what = f"{runs} runs of true, {WORKERS} workers"
     return [
         Figure(
@@ -119,20 +123,29 @@ def measure_rate(site: Site, path: Path, rounds: int, runs: int) -> list[Figure]
             "ms",
             [each.server_cpu_ms for each in found],
         ),
-        *_others(site.kind, [each.others_cpu_ms for each in found]),
+        *_known(
+            f"run_cpu_workers_{site.kind}",
+            f"CPU per run, workers, shims and scripts; {site.kind}",
+            [each.others_cpu_ms for each in found],
+        ),
+        *_known(
+            f"run_cpu_database_{site.kind}",
+            f"CPU per run, backends of the database; {site.kind}",
+            [each.database_cpu_ms for each in found],
+        ),
     ]
 
 
-def _others(kind: str, found: Sequence[float | None]) -> list[Figure]:
+def _known(key: str, name: str, found: Sequence[float | None]) -> list[Figure]:
     known = [each for each in found if each is not None]
-    name = f"CPU per run, workers, shims and scripts; {kind}"
-    return [Figure(f"run_cpu_workers_{kind}", name, "ms", known)] if known else []
+    return [Figure(key, name, "ms", known)] if known else []
 
 
 def _rate(
     site: Site,
     person: callers.Caller,
     workers: Sequence[MeasuredWorker],
+    backends: database_cpu.Read,
     jobs: Sequence[str],
 ) -> Round:
     """Have a run of each job done."""
@@ -145,6 +158,7 @@ def _rate(
         raise BenchmarkError("the runs were due before all were submitted")
     time.sleep((due_at - datetime.now(UTC)).total_seconds())
     cpu, others = cpu_seconds(site.server.pid), _cpu_of(workers)
+    database = backends()
     deadline = time.monotonic() + LIMIT_SECONDS
     done = 0
     while done < runs:
@@ -157,6 +171,7 @@ def _rate(
             done = _completed(person) - before
     cpu = cpu_seconds(site.server.pid) - cpu
     others_after = _cpu_of(workers)
+    database_cpu_seconds = database_cpu.seconds_between(database, backends())
     page = person.get(f"run/?limit={runs}")["objects"]
     if {run["id"] for run in page} != set(ids(mine)):
         raise BenchmarkError("there are other runs")
@@ -170,6 +185,9 @@ def _rate(
             None
             if others is None or others_after is None
             else (others_after - others) * 1000 / runs
+        ),
+        database_cpu_ms=(
+            None if database_cpu_seconds is None else database_cpu_seconds * 1000 / runs
         ),
     )
 

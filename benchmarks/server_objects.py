@@ -18,7 +18,8 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,48 @@ def _make_history(job_id: int, count: int, started: int) -> int:
     jobs = _make_jobs(job_id, HISTORY_JOBS)
     worker = Worker.objects.order_by("pk").values_list("pk", flat=True)[0]
     with connection.cursor() as cursor:
-        cursor.execute(_HISTORY, [jobs[0], HISTORY_JOBS, worker, count, started])
+        with _bare_table(cursor):
+            cursor.execute(_HISTORY, [jobs[0], HISTORY_JOBS, worker, count, started])
         cursor.execute("SELECT setval('server_run_id_seq', max(id)) FROM server_run")
         # What the server itself would have done in months.
         cursor.execute("VACUUM ANALYZE server_run")
     return count
 
 
+@contextmanager
+def _bare_table(cursor: Any) -> Iterator[None]:
+    """Take the indexes and foreign keys of runs away meanwhile.
+
+    To look each of a million rows up takes minutes; to make an index of them, seconds.
+    """
+    cursor.execute(_FOREIGN_KEYS)
+    keys = cursor.fetchall()
+    cursor.execute(_INDEXES)
+    indexes = cursor.fetchall()
+    for name, _ in keys:
+        cursor.execute(f'ALTER TABLE server_run DROP CONSTRAINT "{name}"')
+    for name, _ in indexes:
+        cursor.execute(f'DROP INDEX "{name}"')
+    yield
+    cursor.execute("SET maintenance_work_mem TO '256MB'")
+    for _, definition in indexes:
+        cursor.execute(definition)
+    for name, definition in keys:
+        cursor.execute(
+            f'ALTER TABLE server_run ADD CONSTRAINT "{name}" {definition} NOT VALID'
+        )
+
+
+_FOREIGN_KEYS = """
+SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE conrelid = 'server_run'::regclass AND contype = 'f'
+"""
+_INDEXES = """
+SELECT indexname, indexdef FROM pg_indexes
+WHERE tablename = 'server_run' AND indexname NOT IN (
+    SELECT conname FROM pg_constraint WHERE conrelid = 'server_run'::regclass
+)
+"""
 HISTORY_JOBS = 500
 _HISTORY = """
 INSERT INTO server_run (

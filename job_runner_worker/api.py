@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import gevent
 
-from job_runner_worker import __version__, auth, backoff, http_way
+from job_runner_worker import __version__, auth, backoff, http_way, json_body
 from job_runner_worker.central_api import is_transient
 from job_runner_worker.errors import ApiError
 from job_runner_worker.http_answer import Answer, TooLongError
@@ -110,7 +110,7 @@ class ApiClient:
         """Return the answer, and the JSON object in it; an empty one but for a GET."""
         body = None
         if fields is not None:
-            body = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
+            body = json_body.encode(fields)
         for wait_seconds in backoff.waits():
             try:
                 return self._heard(method, path, body, is_asked=method == "GET")

@@ -67,8 +67,10 @@ def stamped_authorization(
 ) -> str:
     """Return the whole value of the Authorization header of our own scheme."""
     head = f"{stamp.at}\n{stamp.nonce}\n{method.upper()}\n{path}\n"
-    digest = hmac.new(_bytes(secret), _bytes(head) + body, hashlib.sha256).hexdigest()
-    return f"{STAMPED_SCHEME} {stamp.api_key}:{stamp.at}:{stamp.nonce}:{digest}"
+    made = hmac.new(_bytes(secret), _bytes(head), hashlib.sha256)
+    made.update(body)
+    signature = f"{stamp.at}:{stamp.nonce}:{made.hexdigest()}"
+    return f"{STAMPED_SCHEME} {stamp.api_key}:{signature}"
 
 
 def stamp_of(header: str) -> Stamp | None:

@@ -8,13 +8,13 @@ itself.
 from __future__ import annotations
 
 import ssl
-import threading
 import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import gevent
+from gevent.lock import Semaphore
 
 from job_runner_worker.http_answer import Answer, AnswerReader
 from job_runner_worker.http_way import Way
@@ -41,7 +41,7 @@ class HttpConnections:
         self._timeout_seconds = timeout_seconds
         self._max_answer_bytes = max_answer_bytes
         self._headers = _lines({"Host": way.host, **headers, **way.proxy_headers})
-        self._room = threading.Semaphore(MAX_CONNECTIONS)
+        self._room = Semaphore(MAX_CONNECTIONS)
         self._idle: list[Any] = []
         weakref.finalize(self, _close, self._idle)
 

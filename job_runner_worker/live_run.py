@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from job_runner_worker.sources.base import Source
 _OVER = (RunState.ENDED, RunState.REPORTED)
 START_TRIES = 5
 """How often a start is tried on a machine that is short of processes or memory."""
+_log = logging.getLogger(__name__)
 
 
 class LiveRun:
@@ -191,6 +193,7 @@ class LiveRun:
     def _follow(self, execution: Execution) -> None:
         self._execution = execution
         self._move(RunState.RUNNING)
+        _log.info("run %d: running, pid %s", self.id, execution.native_id)
         # The slot is free when the script ends, also while a report is stuck.
         gevent.spawn(self._end_with, execution)
         if self._kill_reason:

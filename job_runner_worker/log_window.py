@@ -8,6 +8,8 @@ and NUL become U+FFFD, since databases refuse them.
 from __future__ import annotations
 
 import codecs
+import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 TRUNCATION_MARK = "\n\n[truncated]\n\n"
@@ -51,31 +53,36 @@ def hole(
     return (start, end - start) if end > start else None
 
 
-def text(head: bytes, tail: bytes | None, *, complete: bool) -> str:
+def text(head: Iterable[bytes], tail: Iterable[bytes] | None, *, complete: bool) -> str:
     """Return the log of the kept bytes.
 
-    ``complete`` says that no more output follows; until then a character whose last
-    bytes are still to come is held back.
+    They come in pieces of a few characters at least, so that all of them need not be
+    there beside their text. ``complete`` says that no more output follows; until then
+    a character whose last bytes are still to come is held back.
     """
-    if tail is None:
-        return _decode(head, final=complete)
-    return (
-        _decode(head, final=False)
-        + TRUNCATION_MARK
-        + _decode(_without_cut_character(tail), final=complete)
-    )
+    log = io.StringIO()
+    log.writelines(_decoded(head, final=complete and tail is None))
+    if tail is not None:
+        log.write(TRUNCATION_MARK)
+        log.writelines(_decoded(_without_cut_character(tail), final=complete))
+    return log.getvalue()
 
 
-def _decode(data: bytes, *, final: bool) -> str:
+def _decoded(pieces: Iterable[bytes], *, final: bool) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return decoder.decode(data, final).replace("\0", REPLACEMENT)
+    for piece in pieces:
+        yield decoder.decode(piece).replace("\0", REPLACEMENT)
+    yield decoder.decode(b"", final)
 
 
-def _without_cut_character(data: bytes) -> bytes:
+def _without_cut_character(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Drop the continuation bytes of a character that began before the cut."""
+    rest = iter(pieces)
+    data = next(rest, b"")
     start = 0
     while start < min(len(data), _LONGEST_CHARACTER_BYTES - 1):
         if data[start] & 0xC0 != 0x80:
             break
         start += 1
-    return data[start:]
+    yield data[start:]
+    yield from rest

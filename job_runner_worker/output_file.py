@@ -17,6 +17,7 @@ from job_runner_worker.redaction import Redactor
 PUNCH_MARGIN_BYTES = 1024 * 1024
 """Kept before the tail: the end mark may stand there when leftovers write on."""
 _SEARCH_BYTES = 256 * 1024
+_PIECE_BYTES = 64 * 1024
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 
@@ -59,13 +60,13 @@ class OutputFile:
                         head = head[: redaction.last_line_end(head)]
                     else:
                         tail = tail[: redaction.last_line_end(tail)]
-                return log_window.text(head, tail, complete=complete)
-            head = os.pread(file.fileno(), kept.head_end, 0)
-            tail = None
+                tails = None if tail is None else [tail]
+                return log_window.text([head], tails, complete=complete)
+            start_of_log = _pieces(file.fileno(), 0, kept.head_end)
+            end_of_log = None
             if kept.tail_start is not None:
-                length = end - kept.tail_start
-                tail = os.pread(file.fileno(), length, kept.tail_start)
-        return log_window.text(head, tail, complete=complete)
+                end_of_log = _pieces(file.fileno(), kept.tail_start, end)
+            return log_window.text(start_of_log, end_of_log, complete=complete)
 
     def _open(self, flags: int) -> FileIO:
         # A FIFO in its place would be waited for.
@@ -134,6 +135,12 @@ class OutputFile:
                 return
             _punch_hole(file.fileno(), offset, sum(hole) - offset)
             self._punched_to = sum(hole)
+
+
+def _pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:
+    while piece := os.pread(descriptor, min(_PIECE_BYTES, end - start), start):
+        yield piece
+        start += len(piece)
 
 
 def _chunks(descriptor: int, start: int, size: int) -> Iterator[int]:

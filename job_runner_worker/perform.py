@@ -48,7 +48,6 @@ def begin(live: LiveRun, reports: Reports) -> Execution | None:
         outcome = live.fail(str(error))
         reports.started(None, outcome.returned_at)
         return None
-    _log.info("run %d: running, pid %s", live.id, execution.native_id)
     reports.started(execution.native_id, execution.started_at)
     return execution
 

@@ -13,7 +13,7 @@ import posix
 import shutil
 import stat
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PRIVATE = 0o600
@@ -52,6 +52,15 @@ class PrivateFolder:
         if self._finalizer is not None:
             self._finalizer()
             self._finalizer = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder open meanwhile."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.close()
 
     def open(self, name: str, flags: int) -> int:
         """Return the descriptor of a file; a new one is private."""

@@ -98,8 +98,9 @@ class RunFolder:
         """
         folder = cls(path, read_note(path))
         try:
-            folder._check_files()
-            folder._reported.read()
+            with folder.files.held():
+                folder._check_files()
+                folder._reported.read()
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} cannot be read: {error}") from error
         if path.name != str(folder.note.run_id):
@@ -320,10 +321,9 @@ class RunFolder:
             )
 
     def _read(self, name: str) -> bytes | None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return self.files.read(name)
-        except FileNotFoundError:
-            return None
+        return None
 
     def _modified_at(self, name: str) -> datetime:
         modified = self.files.stat(name).st_mtime

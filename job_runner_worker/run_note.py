@@ -54,6 +54,16 @@ class Note:
     format: int = FORMAT
 
 
+_TYPES: dict[type[Any], dict[str, tuple[type, ...]]] = {
+    kind: {
+        field.name: _KINDS[str(field.type)]
+        for field in fields(kind)
+        if str(field.type) in _KINDS
+    }
+    for kind in (Run, Note)
+}
+
+
 def encode(note: Note) -> bytes:
     """Return the content of a new ``run.json``."""
     return json.dumps(asdict(note)).encode()
@@ -109,10 +119,9 @@ def _checked(kind: type[Any], found: object) -> Any:
     """Return the object in a dict, if its fields are of their types."""
     if not isinstance(found, dict):
         raise ValueError(f"a {kind.__name__} is {found!r:.80}")
-    for field in fields(kind):
-        types = _KINDS.get(str(field.type))
-        if types and field.name in found and type(found[field.name]) not in types:
-            raise ValueError(f"`{field.name}` is {found[field.name]!r:.80}")
+    for name, types in _TYPES[kind].items():
+        if name in found and type(found[name]) not in types:
+            raise ValueError(f"`{name}` is {found[name]!r:.80}")
     try:
         return kind(**found)
     except TypeError as error:

@@ -40,6 +40,7 @@ PURE = (
     "auth",
     "backoff",
     "http_answer",
+    "json_body",
     "log_window",
     "redaction",
     "mac",

@@ -21,7 +21,14 @@ def log_of(output, max_log_bytes, *, complete=True):
     """What a worker does with the output file."""
     kept = log_window.window(len(output), max_log_bytes)
     tail = None if kept.tail_start is None else output[kept.tail_start :]
-    return log_window.text(output[: kept.head_end], tail, complete=complete)
+    tails = None if tail is None else in_pieces(tail)
+    head = in_pieces(output[: kept.head_end])
+    return log_window.text(head, tails, complete=complete)
+
+
+def in_pieces(data):
+    """Cut where characters of several bytes are cut, too."""
+    return [data[start : start + 5] for start in range(0, len(data), 5)]
 
 
 def reference(text, max_log_bytes):

@@ -18,6 +18,7 @@ from pathlib import Path
 from job_runner_worker.errors import StartError
 from job_runner_worker.run_folder import RunFolder
 from job_runner_worker.run_options import RunOptions
+from job_runner_worker.shim_lines import ProcessId
 
 SHELL = "/bin/sh"
 NOTHING_TO_READ = "/dev/null"
@@ -95,6 +96,7 @@ def prepare(launch: Launch, options: RunOptions, folder: RunFolder) -> None:
 def order(
     launch: Launch,
     folder: RunFolder,
+    shim: ProcessId,
     variables: Mapping[str, str],
     command: Sequence[str],
 ) -> bytes:
@@ -104,6 +106,7 @@ def order(
     """
     note = folder.note
     told = {
+        "identity": f"{shim.pid} {shim.start_ticks}",
         "folder": str(folder.path),
         "end_mark": note.end_mark.strip("\x1e\n"),
         "leftovers": "kill" if note.kill_leftovers else "leave",

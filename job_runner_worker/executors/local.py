@@ -115,7 +115,9 @@ class LocalExecutor:
                 shim.own_output(beginning.owner.pw_uid)
             execution = self._execution(folder)
             try:
-                shim.order(launch.order(beginning, folder, variables, command))
+                shim.order(
+                    launch.order(beginning, folder, shim.process, variables, command)
+                )
                 return self._begin(execution, shim)
             except StartError:
                 execution.let_go()

@@ -20,6 +20,10 @@ _LONGEST_PAUSE_SECONDS = 0.016
 """While an output grows: a script that prints little may print a lot at once."""
 _BLIND_PAUSE_SECONDS = 1.0
 """Where nobody tells of the next write."""
+_SILENCE_SECONDS = 0.1
+"""A write after so long a silence mostly is alone: it is looked at once."""
+_LITTLE_BYTES = 64 * 1024
+"""What such a write may add. Less than this is not worth a punch, either."""
 _log = logging.getLogger(__name__)
 
 
@@ -94,7 +98,8 @@ class _Growth:
         self._watch = watch
         self._wake = wake
         self._armed: int | None = None
-        self._size = 0
+        self._is_seldom = False
+        self._size = self._punched_size = 0
         self._looked_at = time.monotonic()
 
     def look(self) -> float | None:
@@ -105,21 +110,23 @@ class _Growth:
         """
         if self._armed is not None:
             return None
+        # What was written before the watch was set is told by nobody: look after that.
+        if self._is_seldom:
+            self._arm()
         size = self._output.size()
-        if size == self._size:
-            self._armed = self._watch.arm(self._output.path, self._written)
-            if self._armed is None:
+        if size == self._size and self._armed is None:
+            if not self._arm():
                 return _BLIND_PAUSE_SECONDS
-            # What was written before the watch was set is told by nobody.
             size = self._output.size()
-            if size == self._size:
-                return None
-            self.forget()
-        elif self._output.is_long(size) and self._is_growing():
-            self._output.punch(size)
-        now = time.monotonic()
-        rate = (size - self._size) / max(now - self._looked_at, 1e-6)
+        self._punch(size)
+        grown, now = size - self._size, time.monotonic()
+        rate = grown / max(now - self._looked_at, 1e-6)
         self._size, self._looked_at = size, now
+        is_little = grown < (_LITTLE_BYTES if self._is_seldom else 1)
+        if self._armed is not None and is_little:
+            return None
+        self.forget()
+        self._is_seldom = False
         wanted = _PUNCH_EVERY_BYTES / rate if rate > 0 else _LONGEST_PAUSE_SECONDS
         return max(_SHORTEST_PAUSE_SECONDS, min(wanted, _LONGEST_PAUSE_SECONDS))
 
@@ -129,7 +136,19 @@ class _Growth:
             self._watch.disarm(self._armed)
             self._armed = None
 
+    def _arm(self) -> bool:
+        self._armed = self._watch.arm(self._output.path, self._written)
+        return self._armed is not None
+
+    def _punch(self, size: int) -> None:
+        is_worth_it = size - self._punched_size >= _LITTLE_BYTES
+        if is_worth_it and self._output.is_long(size) and self._is_growing():
+            self._output.punch(size)
+            self._punched_size = size
+
     def _written(self) -> None:
         self._armed = None
-        self._looked_at = time.monotonic()
+        now = time.monotonic()
+        self._is_seldom = now - self._looked_at >= _SILENCE_SECONDS
+        self._looked_at = now
         self._wake(self)

@@ -2,9 +2,7 @@
 # script's tree of processes together (it is a subreaper), and writes down what
 # happens. The run folder's files are described in docs/architecture.rst.
 #
-#     sh shim.sh PID START
-#
-# PID and START, in ticks since boot, are those of this shell: they name it for good.
+#     sh shim.sh
 #
 # It is started in the run folder, also ahead: then all that can be done before there
 # is a script is done, and it waits for its order. If the worker goes away before, the
@@ -14,10 +12,11 @@
 # the reading and the writing end of the output pipe, 6 is where the order comes from,
 # 9 tells the worker that gave it that the script has begun.
 #
-# The order is one compound command, so that a part of it is nothing. It sets `folder`
-# (where the run folder is by now), `end_mark`, `leftovers`, `script_umask`, `stdin`, as
-# seen from the script's working directory, the script's variables, and as parameters
-# the script's command.
+# The order is one compound command, so that a part of it is nothing. It sets `identity`
+# (this shell's pid and when it started, in ticks since boot: they name it for good),
+# `folder` (where the run folder is by now), `end_mark`, `leftovers`, `script_umask`,
+# `stdin`, as seen from the script's working directory, the script's variables, and as
+# parameters the script's command.
 #
 # All of it is one function, so that the shell has read it before it begins: a file
 # that an upgrade replaces meanwhile does no harm.
@@ -25,7 +24,6 @@
 signals='HUP INT QUIT USR1 USR2 PIPE ALRM TERM TSTP TTIN TTOU XFSZ'
 
 shim() {
-    identity="$1 $2"
     umask 077
     # A script may signal its whole process group, `kill 0`: shim and relay live on.
     # What is ignored stays ignored in the relay, from its first moment.
@@ -33,8 +31,9 @@ shim() {
 
     # The relay ends when nobody has the pipe open any more. Its standard output is
     # there so that a full disk does not end it, nor a limit to what it may write
-    # (XFSZ), which the worker sets after the end mark.
-    tee -a output <&4 >/dev/null 3>&- 4<&- 5>&- 6<&- 9>&- &
+    # (XFSZ), which the worker sets after the end mark. What language it would speak,
+    # and does not, is a third of its start.
+    LC_ALL=C tee -a output <&4 >/dev/null 3>&- 4<&- 5>&- 6<&- 9>&- &
     relay=$!
     trap : $signals
     exec 4<&-
@@ -81,5 +80,5 @@ shim() {
     wait
 }
 
-shim "$@"
+shim
 exit

@@ -2,35 +2,42 @@
 
 Only a process that forks for itself can make its child a subreaper, and a fork costs
 the more the larger the process is. So the worker leaves it to this one, which imports
-next to nothing. It reads one JSON object a message from the SEQPACKET socket that is
-its standard input, answers each, and ends when the worker is gone.
+next to nothing. It reads one request a message from the SEQPACKET socket that is its
+standard input, answers each, and ends when the worker is gone.
 
-Request: {"folder": run folder, "argv": the shim's command line, "env": {...},
-"cgroup": where the shim is to be born if that is possible, or ""}. To the command line
-the shim's pid and start time are added.
-Answer: {"pid": N, "is_in_cgroup": BOOL} with two descriptors: where the shim's order is
-to be written, and where it tells that its script has begun; or {"errno": N, "error":
-text}
+Request, three fields with a zero byte between them: a JSON array of the shim's command
+line and its environment, [[WORD, ...], ["NAME=VALUE", ...]]; the run folder; the cgroup
+where the shim is to be born if that is possible, or nothing.
+Answer: {"pid": N, "start_ticks": when it started, in ticks since boot, 0 if it has
+ended, "is_in_cgroup": 0 or 1} with two descriptors: where the shim's order is to be
+written, and where it tells that its script has begun; or {"errno": N, "error": text}
+
+Each page that a fork writes to is copied then, and each that it reads is mapped then:
+that is most of what it costs. So all that can be done before the fork is, and what is
+left to the fork are four calls of the C library.
 """
 
 import contextlib
 import ctypes
 import fcntl
+import functools
 import gc
 import json
 import os
 import signal
 import socket
 import struct
-from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
+SIGCHLD = int(signal.SIGCHLD)
 SYS_CLONE3 = 435
 SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "s390x": 174}
 LIBRARY_SIGNALS = (32, 33)
 """The C library keeps these to itself; its posix_spawn leaves them ignored."""
 CLONE_INTO_CGROUP = 0x200000000
+CLONE_ARGS = struct.Struct("=11Q")
 REQUEST_BYTES = 1024 * 1024
+STAT_BYTES = 1024
 LOWEST_OWN_DESCRIPTOR = 10
 LAST_DESCRIPTOR = 2**31 - 1
 BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, ORDER_WRITE, BEGUN_READ, BEGUN_WRITE = range(
@@ -38,11 +45,21 @@ BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, ORDER_WRITE, BEGUN_READ, BEGUN_WRITE = 
 )
 SHIMS = (BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, BEGUN_WRITE)
 """What the shim finds open; the helper's own descriptors stay above them."""
+OURS = [
+    (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("2i", ORDER_WRITE, BEGUN_READ))
+]
+"""What the worker gets with an answer."""
+ANSWER = b'{"pid": %d, "start_ticks": %d, "is_in_cgroup": %d}'
 
-_libc = ctypes.CDLL(None, use_errno=True)
+# The one that does not let go of Python's lock: a fork would have to take it again.
+_libc = ctypes.PyDLL(None)
 _libc.syscall.restype = ctypes.c_long
+# Looked up once: what is looked up in a fork is looked up in each.
+_setsid, _prctl, _execve = _libc.setsid, _libc.prctl, _libc.execve
+_signal, _syscall = _libc.signal, _libc.syscall
+_CStrings = ctypes.Array[ctypes.c_char_p]
 # Ctrl-C in a terminal reaches the helper too; it ends with the worker instead.
-_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_UNHEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main() -> None:
@@ -57,12 +74,13 @@ def main() -> None:
         os.dup2(null, standard)
     os.close(null)
     _set_signals()
+    buffer = bytearray(REQUEST_BYTES)
     # What is never looked at again stays shared with the forks.
     gc.disable()
     gc.freeze()
-    while request := connection.recv(REQUEST_BYTES):
+    while length := connection.recv_into(buffer):
         try:
-            _spawn(json.loads(request), connection)
+            _spawn(bytes(buffer[:length]), connection)
         except OSError as error:
             answer = {"errno": error.errno, "error": str(error)}
             connection.send(json.dumps(answer).encode())
@@ -78,79 +96,87 @@ def _set_signals() -> None:
     if sigaction is not None:
         for library_signal in LIBRARY_SIGNALS:
             # An empty struct sigaction is SIG_DFL; a set of signals has eight bytes.
-            _libc.syscall(sigaction, library_signal, bytes(64), None, 8)
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
+            _syscall(sigaction, library_signal, bytes(64), None, 8)
+    for number in _UNHEEDED:
+        # Not ignored: what is handled is the default again after an exec.
+        signal.signal(number, lambda *_: None)
     # Nobody waits for shims here: the kernel reaps them.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
-def _spawn(request: dict[str, Any], connection: socket.socket) -> None:
-    descriptors = [os.open(f"{request['folder']}/bell", os.O_RDWR | os.O_NOFOLLOW)]
+def _spawn(request: bytes, connection: socket.socket) -> None:
+    command, folder, cgroup = request.split(b"\0")
+    argv, environment = _c_arrays(command)
+    # What a fork inherits it need not do: the folder, the open files.
+    os.chdir(folder)
+    descriptors = [os.open("bell", os.O_RDWR | os.O_NOFOLLOW)]
     try:
         for _ in range(3):
             descriptors += os.pipe()
-        pid, is_in_cgroup = _fork(request["cgroup"])
-        if pid == 0:
-            _become_shim(request)
-        answer = json.dumps({"pid": pid, "is_in_cgroup": is_in_cgroup}).encode()
-        socket.send_fds(connection, [answer], [ORDER_WRITE, BEGUN_READ])
+        # Descriptors are given out lowest first, and 3 to 9 were free.
+        for descriptor in SHIMS:
+            os.set_inheritable(descriptor, True)
+        pid = _born_in(cgroup, argv, environment) if cgroup else 0
+        is_in_cgroup = pid > 0
+        if not is_in_cgroup and (pid := os.fork()) == 0:
+            _become_shim(argv, environment)
+        connection.sendmsg([ANSWER % (pid, _start_ticks(pid), is_in_cgroup)], OURS)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+        os.chdir("/")
 
 
-def _fork(cgroup: str) -> tuple[int, bool]:
-    """Fork, where possible right into a cgroup; return the pid, and whether it was.
+@functools.lru_cache(maxsize=1)
+def _c_arrays(command: bytes) -> tuple[_CStrings, _CStrings]:
+    """Return argv and environment for execve; mostly those of the request before."""
+    argv, environment = json.loads(command)
+    return _c_strings(argv), _c_strings(environment)
+
+
+def _c_strings(texts: list[str]) -> _CStrings:
+    encoded = [os.fsencode(text) for text in texts]
+    return (ctypes.c_char_p * (len(encoded) + 1))(*encoded, None)
+
+
+def _born_in(cgroup: bytes, argv: _CStrings, environment: _CStrings) -> int:
+    """Return the pid of a shim that was born in a cgroup, 0 where none could be.
 
     To move a process into a cgroup later costs it some ten milliseconds (the kernel
     waits for every processor to come by), to be born there costs nothing.
     """
-    if cgroup:
-        with contextlib.suppress(OSError):
-            return _clone_into(cgroup), True
-    return os.fork(), False
-
-
-def _clone_into(cgroup: str) -> int:
-    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # struct clone_args, as of Linux 5.7: eleven fields of eight bytes.
-        arguments = struct.pack(
-            "=11Q", CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, *(0,) * 5, directory
-        )
-        pid = _libc.syscall(SYS_CLONE3, arguments, len(arguments))
-        if pid < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return int(pid)
-    finally:
-        os.close(directory)
+        directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return 0
+    # struct clone_args, as of Linux 5.7: eleven fields of eight bytes.
+    arguments = CLONE_ARGS.pack(
+        CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, directory
+    )
+    pid: int = _syscall(SYS_CLONE3, arguments, CLONE_ARGS.size)
+    if pid == 0:
+        _become_shim(argv, environment)
+    os.close(directory)
+    return max(pid, 0)
 
 
-def _become_shim(request: dict[str, Any]) -> None:
+def _become_shim(argv: _CStrings, environment: _CStrings) -> None:
+    _setsid()
+    _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _signal(SIGCHLD, None)
+    _execve(argv[0], argv, environment)
+    os._exit(127)
+
+
+def _start_ticks(pid: int) -> int:
+    """Return when a process started, field 22 of its stat file; 0 if it is gone."""
     try:
-        os.setsid()
-        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        for number in (*_IGNORED, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        # Descriptors are given out lowest first, and 3 to 9 were free.
-        for descriptor in SHIMS:
-            os.set_inheritable(descriptor, True)
-        os.chdir(request["folder"])
-        argv = [*request["argv"], str(os.getpid()), _start_ticks()]
-        os.execve(argv[0], argv, request["env"])
-    finally:
-        os._exit(127)
-
-
-def _start_ticks() -> str:
-    """Return when this process started: field 22 of its stat file."""
-    descriptor = os.open("/proc/self/stat", os.O_RDONLY)
-    content = os.read(descriptor, 1024)
-    os.close(descriptor)
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:
+            content = stat.read(STAT_BYTES)
+    except OSError:
+        return 0
     # The name in field 2 may hold anything, also spaces and parentheses.
-    return content.rpartition(b")")[2].split()[19].decode("ascii")
+    return int(content.rpartition(b")")[2].split()[19])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import gevent.socket
 from gevent.lock import RLock
 
 from job_runner_worker.errors import StartError
+from job_runner_worker.shim_lines import ProcessId
 
 _HELPER = Path(__file__).with_name("spawn_helper.py")
 _ANSWER_BYTES = 4096
@@ -24,12 +25,12 @@ _SEND_BUFFER_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A new shim: its pid, whether it was born in its cgroup, and two descriptors.
+    """A new shim for good, whether it was born in its cgroup, and two descriptors.
 
     What is written to ``order`` is what it does; on ``begun`` it says when it does.
     """
 
-    pid: int
+    process: ProcessId
     is_in_cgroup: bool
     order: int
     begun: int
@@ -62,22 +63,19 @@ class Spawner:
         there was no fork; a transient one also where a helper was killed twice, and
         nobody knows.
         """
-        request = json.dumps(
-            {
-                "folder": str(folder),
-                "argv": list(argv),
-                "env": dict(environment),
-                "cgroup": cgroup,
-            }
-        ).encode()
+        command = json.dumps(
+            [list(argv), [f"{name}={value}" for name, value in environment.items()]]
+        )
+        request = "\0".join((command, str(folder), cgroup))
         with self._lock:
             try:
-                answer, descriptors = self._ask(request)
+                answer, descriptors = self._ask(os.fsencode(request))
             except ConnectionError:
                 self.close()
-                answer, descriptors = self._ask_anew(request)
+                answer, descriptors = self._ask_anew(os.fsencode(request))
         if "pid" in answer:
-            return Spawned(answer["pid"], answer["is_in_cgroup"], *descriptors)
+            process = ProcessId(answer["pid"], answer["start_ticks"])
+            return Spawned(process, bool(answer["is_in_cgroup"]), *descriptors)
         raise StartError(f"cannot start a process: {answer['error']}", transient=True)
 
     def close(self) -> None:
@@ -94,7 +92,7 @@ class Spawner:
 
     def _ask_anew(self, request: bytes) -> tuple[dict[str, Any], list[int]]:
         try:
-            return self._ask(request)
+            return self._ask(os.fsencode(request))
         except ConnectionError as error:
             self.close()
             raise StartError(

@@ -42,7 +42,7 @@ class StandingShim:
     def __init__(self, path: Path, cgroup_path: Path | None, spawned: Spawned) -> None:
         self.path = path
         self.cgroup = cgroup_path
-        self.pid = spawned.pid
+        self.process = spawned.process
         self.is_in_cgroup = spawned.is_in_cgroup
         self._order = spawned.order
         self._heard: int | None = spawned.begun
@@ -50,7 +50,7 @@ class StandingShim:
 
     def own_output(self, user: int) -> None:
         """Let a user open the output again: the pipe is his. Raises OSError."""
-        os.chown(f"/proc/{self.pid}/fd/{_OUTPUT_PIPE}", user, -1)
+        os.chown(f"/proc/{self.process.pid}/fd/{_OUTPUT_PIPE}", user, -1)
 
     def order(self, order: bytes) -> None:
         """Say what is to be run; once. Raises StartError where nobody listens."""

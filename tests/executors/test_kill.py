@@ -75,10 +75,13 @@ time.sleep(60)
 
 
 SLEEPS_IN_D = f"""{PYTHON}
+# Else it may end by this one, once its child has been killed and it is awake again.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.mkfifo("never")
 # Whoever spawns sleeps in state D until the child has executed something; it waits.
 opening = (os.POSIX_SPAWN_OPEN, 0, "never", os.O_RDONLY, 0)
 os.posix_spawn("/bin/true", ["true"], {{}}, file_actions=[opening])
+signal.pause()
 """
 THOUSAND = f"""{PYTHON}
 reader, writer = os.pipe()

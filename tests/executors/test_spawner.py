@@ -1,6 +1,7 @@
 """The helper process that forks shims: it comes back, goes away and leaks nothing."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -40,10 +41,8 @@ def folder(local):
 
 def spawn(spawner, folder, argv=LONG, **environment):
     """Start something in a run folder, as the shim is."""
-    # What is added to the command line is for a shim.
-    command = ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]
-    spawned = spawner.spawn(folder.path, command, environment)
-    pid = spawned.pid
+    spawned = spawner.spawn(folder.path, argv, environment)
+    pid = spawned.process.pid
     os.close(spawned.order)
     os.close(spawned.begun)
 
@@ -51,6 +50,14 @@ def spawn(spawner, folder, argv=LONG, **environment):
         return any(process.pid == pid for process in alive_below(folder.path))
 
     eventually(lambda: is_there() or identify(pid) is None, "it is in its folder")
+    return pid
+
+
+def spawn_sleep(spawner, folder, **environment):
+    """Start what sleeps, as the shim is, and return once it does."""
+    pid = spawn(spawner, folder, LONG, **environment)
+    path = Path(f"/proc/{pid}/comm")
+    eventually(lambda: path.read_text() == "sleep\n", "exec")
     return pid
 
 
@@ -66,15 +73,35 @@ def test_a_shim_leads_a_session_of_its_own_and_is_a_child_of_the_helper(
     assert psutil.Process(pid).ppid() == spawner.helper().pid
 
 
+def test_a_shim_is_told_by_pid_and_start_from_any_later_process(spawner, folder):
+    spawned = spawner.spawn(folder.path, LONG, {})
+    os.close(spawned.order)
+    os.close(spawned.begun)
+    assert identify(spawned.process.pid) == spawned.process
+
+
+def test_a_shim_begins_with_no_signal_blocked_ignored_or_handled(spawner, folder):
+    pid = spawn_sleep(spawner, folder)
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"^(Sig(?:Blk|Ign|Cgt)):\t0{16}$", status, re.MULTILINE)
+    assert masks == ["SigBlk", "SigIgn", "SigCgt"]
+
+
+def test_shims_get_what_their_own_request_says(spawner, folder):
+    for value in ("one", "two", "two", "one", "\udcff = 'ü'"):
+        pid = spawn_sleep(spawner, folder, VALUE=value)
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert environment == os.fsencode(f"VALUE={value}\0")
+
+
 def test_orphans_become_children_of_the_shim(spawner, folder):
     pid = spawn(spawner, folder, ["/bin/sh", "-c", "(sleep 60 &); exec sleep 60"])
     eventually(lambda: len(psutil.Process(pid).children()) == 1, "the orphan")
 
 
 def test_the_shim_finds_the_bell_and_its_pipes_open_and_nothing_else(spawner, folder):
-    pid = spawn(spawner, folder)
+    pid = spawn_sleep(spawner, folder)
     path = Path(f"/proc/{pid}/fd")
-    eventually(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "exec")
     links = {int(name): os.readlink(path / name) for name in os.listdir(path)}
     assert sorted(links) == [0, 1, 2, 3, 4, 5, 6, 9]
     assert {links[0], links[1], links[2]} == {"/dev/null"}

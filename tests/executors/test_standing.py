@@ -186,11 +186,11 @@ def test_a_part_of_an_order_begins_nothing(ahead, kept):
     folder = ahead.folder("#!/bin/sh\necho never\n")
     folder.prepare(folder.run.script.encode())
     command = ["/bin/sh", str(folder.script_path)]
-    whole = order(Launch(), folder, {"TMPDIR": "x"}, command)
     with (
         pytest.raises(RuntimeError),
         ahead.executor._standing.shim_in(folder) as shim,
     ):
+        whole = order(Launch(), folder, shim.process, {"TMPDIR": "x"}, command)
         shim.order(whole[:kept])
         assert not shim.wait_until_begun()
         raise RuntimeError
@@ -205,7 +205,8 @@ def test_an_order_that_was_given_is_carried_out_though_the_worker_is_gone(ahead)
     command = ["/bin/sh", str(folder.script_path)]
     with ahead.executor._standing.shim_in(folder) as shim:
         shim._stop_hearing()
-        shim.order(order(Launch(), folder, {"TMPDIR": "x"}, command))
+        variables = {"TMPDIR": "x"}
+        shim.order(order(Launch(), folder, shim.process, variables, command))
     eventually(lambda: folder.exit_status() is not None, "the script has ended")
     execution = ahead.executor.attach(folder.run, folder)
     assert Script(folder, execution).end().exit_status == 3

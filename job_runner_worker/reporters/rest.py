@@ -71,14 +71,14 @@ class RestReporter(Reporter):
 
         A log that is not the last is tried once: by the next time it has grown.
         """
-        for wait_seconds in backoff.waits():
+        waits = backoff.waits()
+        while True:
             try:
                 return self._store_log(run, content)
             except ApiError as error:
                 if not error.transient or not final:
                     raise
-                self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
-        return None
+                self._sleep(next(waits) + (error.retry_after_seconds or 0.0))
 
     def ended(self, run: Run, content: str, outcome: Outcome) -> bool:
         """PATCH the end with the log, where the server takes that: both or neither.
@@ -88,7 +88,8 @@ class RestReporter(Reporter):
         if self._batches is None:
             return False
         fields = {**self._end(outcome), "log": content}
-        for wait_seconds in backoff.waits():
+        waits = backoff.waits()
+        while True:
             try:
                 if self._batches.change(run.uri, fields) is None:
                     return False
@@ -96,11 +97,10 @@ class RestReporter(Reporter):
                 if not error.transient:
                     return False
                 if error.answered or not self._has_ended_surely(run):
-                    self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
+                    self._sleep(next(waits) + (error.retry_after_seconds or 0.0))
                     continue
             self._forget(run)
             return True
-        raise AssertionError("the waits have no end")
 
     def finished(self, run: Run, outcome: Outcome) -> None:
         """PATCH the end: the last request about a run."""

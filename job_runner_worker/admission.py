@@ -35,6 +35,7 @@ class Admission:
         self.is_stopping = False
         self.shortage: Shortage | None = None
         self._spool_path = spool_path
+        self._paused_path = str(spool_path / PAUSED)
         self._was_paused = False
 
     def refusal(self) -> str:
@@ -70,7 +71,9 @@ class Admission:
         return self.shortage is not None
 
     def _is_paused(self) -> bool:
-        since = paused_since(self._spool_path)
+        # Mostly it is not there, and to find that out by its time is an exception.
+        is_there = os.access(self._paused_path, os.F_OK)
+        since = paused_since(self._spool_path) if is_there else None
         is_paused = since is not None
         if since is not None and not self._was_paused:
             _log.warning(

@@ -111,14 +111,14 @@ class ApiClient:
         body = None
         if fields is not None:
             body = json_body.encode(fields)
-        for wait_seconds in backoff.waits():
+        waits = backoff.waits()
+        while True:
             try:
                 return self._heard(method, path, body, is_asked=method == "GET")
             except ApiError as error:
                 if not (patient and error.transient):
                     raise
-                self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
-        raise AssertionError("the waits have no end")
+                self._sleep(next(waits) + (error.retry_after_seconds or 0.0))
 
     def _heard(
         self, method: str, path: str, body: bytes | None, *, is_asked: bool

@@ -147,17 +147,16 @@ class BatchingApi:
         text = _encoded(method, path, fields)
         if len(text) > MAX_ITEM_BYTES:
             return _BY_ITSELF
-        for wait_seconds in backoff.waits():
-            item = _Item(method, path, text)
-            answer = self._ask(item)
+        waits = backoff.waits()
+        while True:
+            answer = self._ask(_Item(method, path, text))
             if answer.error is None:
                 return answer
             if not (patient and answer.error.transient):
                 raise answer.error
-            self._sleep(wait_seconds + (answer.error.retry_after_seconds or 0.0))
+            self._sleep(next(waits) + (answer.error.retry_after_seconds or 0.0))
             if not self.is_used:
                 return _BY_ITSELF
-        raise AssertionError("the waits have no end")
 
     def _ask(self, item: _Item) -> _Answer:
         self._waiting.append(item)
@@ -180,10 +179,11 @@ class BatchingApi:
         try:
             while self._waiting:
                 items = _take(self._waiting)
-                answers = [_same_for(each, _NOT_SENT) for each in items]
+                answers = None
                 try:
                     answers = self._answered(items)
                 finally:
+                    answers = answers or [_same_for(each, _NOT_SENT) for each in items]
                     for item, answer in zip(items, answers, strict=True):
                         item.answer.set(answer)
         finally:

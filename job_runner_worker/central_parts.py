@@ -98,7 +98,9 @@ def build_rest(
         kill_request_path=settings.kill_request_resource_uri,
         concurrent_jobs=settings.concurrent_jobs,
     )
-    return RestReporter(api, options, claims.worker_uri, sleep, batches)
+    return RestReporter(
+        api, options, claims.worker_uri, sleep, batches, claims.is_of_our_server
+    )
 
 
 def build_channel(

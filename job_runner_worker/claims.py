@@ -50,6 +50,7 @@ class CentralClaims:
         self._api_key = api_key
         self._batches = batches
         self._worker_uri: str | None = None
+        self._is_ours = False
         self._brought: dict[int, Run] = {}
         """What claims were answered with, until it is fetched."""
 
@@ -63,9 +64,14 @@ class CentralClaims:
                     f"GET {self._paths.worker}: {len(workers)} workers, not one"
                 )
             self._worker_uri = _uri(workers[0], "resource_uri", self._paths.worker)
-            if self._batches is not None and "batch_uri" in workers[0]:
+            self._is_ours = "batch_uri" in workers[0]
+            if self._batches is not None and self._is_ours:
                 self._batches.use(_uri(workers[0], "batch_uri", self._paths.worker))
         return self._worker_uri
+
+    def is_of_our_server(self) -> bool:
+        """Return whether the server is known to be ours, not an original one."""
+        return self._is_ours
 
     def offered(self, run_id: int) -> Offer:
         """Return a run that may be claimed. See sources.base.Source.

@@ -16,10 +16,12 @@ _PID_BYTES = 64
 class MadeAhead:
     """A folder that is there before its run, with all files and a shim in it.
 
-    ``abandon`` lets the shim go if it has not been told to begin a script.
+    ``cgroup`` is the shim's, "" where it has none of its own. ``abandon`` lets the shim
+    go if it has not been told to begin a script.
     """
 
     path: Path
+    cgroup: str
     abandon: Callable[[], None]
 
 

@@ -46,6 +46,8 @@ class OutputFile:
 
     def read_log(self, end: int, *, complete: bool) -> str:
         """Return the log of the first ``end`` bytes: at most max_log_bytes are read."""
+        if not end:
+            return ""
         kept = log_window.window(end, self._max_log_bytes)
         try:
             file = self._open(os.O_RDONLY)

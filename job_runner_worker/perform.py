@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
+import gevent
+
 from job_runner_worker import run_usage
 from job_runner_worker.errors import StartError
 from job_runner_worker.executors.base import Execution
@@ -40,10 +42,14 @@ def perform(live: LiveRun, reports: Reports, log_flush_seconds: float) -> Outcom
 
 def begin(live: LiveRun, reports: Reports) -> Execution | None:
     """Start the script, or take it up; None where there is only an end to be told."""
-    folder = live.folder
-    reports.enqueued(datetime.fromisoformat(folder.note.claimed_at))
+    claimed_at = datetime.fromisoformat(live.folder.note.claimed_at)
+    # Told while the script's shim does its part: no script waits for an event.
+    telling = gevent.spawn(reports.enqueued, claimed_at)
     try:
-        execution = live.begin()
+        try:
+            execution = live.begin()
+        finally:
+            telling.get()
     except StartError as error:
         outcome = live.fail(str(error))
         reports.started(None, outcome.returned_at)

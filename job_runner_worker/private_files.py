@@ -12,7 +12,6 @@ import os
 import posix
 import shutil
 import stat
-import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -38,20 +37,21 @@ class PrivateFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held: int | None = None
-        self._finalizer: weakref.finalize[..., object] | None = None
 
-    def hold(self, path: Path | None = None) -> None:
+    def hold(self, path: Path | str | None = None) -> None:
         """Keep the folder open; ``path`` is where it is before it gets its name."""
         if self._held is None:
             self._held = os.open(path or self.path, _FOLDER_FLAGS)
-            self._finalizer = weakref.finalize(self, _close, self._held)
 
     def close(self) -> None:
         """Keep it open no more."""
-        self._held = None
-        if self._finalizer is not None:
-            self._finalizer()
-            self._finalizer = None
+        held, self._held = self._held, None
+        if held is not None:
+            _close(held)
+
+    def __del__(self) -> None:
+        """Whoever was killed has closed nothing."""
+        self.close()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -153,17 +153,16 @@ class PrivateFolder:
             _close(descriptor)
 
     def remove_all(self, files: Iterable[str], folders: Iterable[str]) -> None:
-        """Remove what is there of these, as far as that is possible.
+        """Remove these, up to the first that cannot be; folders must be empty.
 
         Does nothing where the folder is not held.
         """
         if self._held is None:
             return
-        for name in files:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            for name in files:
                 os.unlink(name, dir_fd=self._held)
-        for name in folders:
-            with contextlib.suppress(OSError):
+            for name in folders:
                 os.rmdir(name, dir_fd=self._held)
 
     def _open(self) -> int:
@@ -173,7 +172,7 @@ class PrivateFolder:
         """Return what names something in here: a path, and what it is relative to."""
         if self._held is not None:
             return name, self._held
-        return str(self.path / name), None
+        return f"{self.path}/{name}", None
 
 
 def write_file(path: Path, content: bytes) -> None:

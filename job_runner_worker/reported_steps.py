@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 
@@ -58,9 +59,15 @@ class ReportedSteps:
 
         Each begins with its line end, so that a torn one before it stays alone.
         """
-        lines = "".join(f"\n{json.dumps(step)}" for step in self._unwritten)
+        lines = "".join(map(_line, self._unwritten))
         self._folder.append(NAME, lines.encode(), create=True)
         self._unwritten.clear()
+
+
+@functools.lru_cache
+def _line(step: tuple[str, ...]) -> str:
+    """Return what is written of a step; there are few, the same in every run."""
+    return f"\n{json.dumps(step)}"
 
 
 def forget_refusals(folder_path: Path) -> None:

@@ -178,6 +178,7 @@ class Reports:
             )
             self._folder.note_refused(reporter.name, step)
             return True
-        # What nobody acknowledges is not worth a write of its own.
-        self._folder.note_reported(reporter.name, step, durably=reporter.acknowledges)
+        # What nobody acknowledges, or is told, is not worth a write of its own.
+        is_durable = reporter.acknowledges and reporter.is_told(step)
+        self._folder.note_reported(reporter.name, step, durably=is_durable)
         return True

@@ -82,7 +82,7 @@ class RunFolder:
         try:
             folder.files.hold(unfinished)
             folder.files.write("run.json", run_note.encode(note))
-            unfinished.rename(path)
+            os.rename(unfinished, path)
         except OSError:
             # Else the run could not be offered again.
             folder.files.close()
@@ -217,13 +217,11 @@ class RunFolder:
 
     def log(self, *, final: bool) -> str:
         """Return the log as it stands, or as it will stay."""
-        size = self.output.size()
         if final:
             self.has_end_mark()
-            end = size if self._end is None else self._end
-            return self.output.read_log(end, complete=True)
+            return self.output.read_log(self.output_bytes(), complete=True)
         # Only for the moment between the script's end and the final log.
-        content = self.output.read_log(size, complete=False)
+        content = self.output.read_log(self.output.size(), complete=False)
         return content.partition(self.note.end_mark)[0]
 
     def has_end_mark(self) -> bool:
@@ -272,15 +270,16 @@ class RunFolder:
 
         Raises OSError where a script left something that cannot be removed.
         """
-        done = self.path.with_name(self.path.name + DONE_SUFFIX)
-        self.path.rename(done)
+        done = f"{self.path}{DONE_SUFFIX}"
+        os.rename(self.path, done)
         # Mostly there is nothing else; to find out costs more than to try.
+        self.files.hold(done)
         self.files.remove_all((*_FILES, "bell"), ("work", "tmp"))
         self.files.close()
         try:
-            done.rmdir()
+            os.rmdir(done)
         except OSError:
-            remove_tree(done)
+            remove_tree(Path(done))
 
     def leave(self) -> None:
         """Nothing will be started here any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -66,7 +66,7 @@ _TYPES: dict[type[Any], dict[str, tuple[type, ...]]] = {
 
 def encode(note: Note) -> bytes:
     """Return the content of a new ``run.json``."""
-    return json.dumps(asdict(note)).encode()
+    return json.dumps(note, default=_plain).encode()
 
 
 def encode_changes(changes: Mapping[str, Any]) -> bytes:
@@ -74,11 +74,12 @@ def encode_changes(changes: Mapping[str, Any]) -> bytes:
 
     It begins with its line end, so that a torn line before it stays alone.
     """
-    plain = {
-        name: asdict(value) if isinstance(value, Run) else value
-        for name, value in changes.items()
-    }
-    return b"\n" + json.dumps(plain).encode()
+    return b"\n" + json.dumps(changes, default=_plain).encode()
+
+
+def _plain(words: Note | Run) -> dict[str, Any]:
+    """Return the fields by name, as they are: json comes back for what is in them."""
+    return {name: getattr(words, name) for name in words.__slots__}
 
 
 def decode(content: bytes) -> Note:

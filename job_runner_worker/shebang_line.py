@@ -6,6 +6,7 @@ split as a shell splits words.
 
 from __future__ import annotations
 
+import functools
 import shlex
 
 from job_runner_worker.errors import StartError
@@ -30,9 +31,15 @@ def words_of(script: bytes) -> list[str]:
     if len(first_line) > MAX_SHEBANG_CHARACTERS or "\0" in first_line:
         raise StartError("the script's shebang is too long or has a NUL in it")
     try:
-        words = shlex.split(first_line[2:])
+        words = _split(first_line[2:])
     except ValueError as error:
         raise StartError(f"the script's shebang cannot be read: {error}") from error
     if not words:
         raise StartError("the script's shebang names no interpreter")
-    return words
+    return list(words)
+
+
+@functools.lru_cache
+def _split(line: str) -> tuple[str, ...]:
+    """Split as a shell does. Mostly it is one of few lines; it takes a while."""
+    return tuple(shlex.split(line))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import posix
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 _NUMBER = re.compile(rb"[0-9]{1,18}")
+_MAX_STAT_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,15 @@ def child(pid: int, parent: ProcessId | None) -> ProcessId:
     exists.
     """
     try:
-        content = Path(f"/proc/{pid}/stat").read_bytes()
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ProcessId(pid, 0)
+    try:
+        content = os.read(descriptor, _MAX_STAT_BYTES)
+    except OSError:
+        return ProcessId(pid, 0)
+    finally:
+        posix.close(descriptor)
     # The name in field 2 may hold anything, also spaces and parentheses.
     fields = content.rpartition(b")")[2].split()
     is_child = parent is not None and int(fields[1]) == parent.pid

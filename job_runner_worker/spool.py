@@ -19,9 +19,10 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from job_runner_worker import spool_access
@@ -108,6 +109,7 @@ class Spool:
         after a restart. ``failure`` is for a run that will not be started. Else the
         folder may be one that `folder_made_ahead` has. Raises OSError.
         """
+        made_ahead = None if failure else self.folder_made_ahead()
         note = Note(
             run_id=run_id,
             source=source,
@@ -116,10 +118,10 @@ class Spool:
             max_log_bytes=limit,
             failure=failure,
             failed_at=claimed_at if failure else "",
-            end_mark=f"\x1eend of run {run_id} {uuid.uuid4().hex}\n",
+            end_mark=f"\x1eend of run {run_id} {secrets.token_hex(16)}\n",
+            cgroup=made_ahead.cgroup if made_ahead else "",
         )
         path = self.path / str(run_id)
-        made_ahead = None if failure else self.folder_made_ahead()
         if made_ahead is not None:
             try:
                 return RunFolder.create(path, note, made_ahead)
@@ -129,6 +131,7 @@ class Spool:
                     # There would be room now for the folder, and for nothing in it.
                     raise
                 _log.warning("%s cannot become %s: %s", made_ahead.path, path, error)
+                note = replace(note, cgroup="")
         return RunFolder.create(path, note)
 
     def has(self, run_id: int) -> bool:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 
-from job_runner_worker import __version__, systemd
+from job_runner_worker import __version__, memory, systemd
 from job_runner_worker.batching import BatchingApi
 from job_runner_worker.central_parts import (
     build_api,
@@ -49,6 +49,7 @@ def run_worker(settings: Settings, reread: Callable[[], Settings]) -> int:
     Raises SpoolError and SpoolLockedError before anything is started, and ApiError
     with status 401 where the API does not accept the key.
     """
+    memory.give_back_at_once()
     spool = Spool(settings.spool_path, settings.api_base_url, settings.api_key)
     spool.open()
     control: Control | None = None

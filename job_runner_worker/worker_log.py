@@ -19,7 +19,7 @@ _DEBUG_PRIORITY = 7
 
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Log this package from ``level`` on; to ``stream``, or stderr. Repeatable."""
-    handler = logging.StreamHandler(stream)
+    handler = LineHandler(stream)
     to_journal = is_journal(stream or sys.stderr, os.environ)
     handler.setFormatter(JournalFormatter() if to_journal else LineFormatter())
     logger = logging.getLogger(ROOT)
@@ -42,6 +42,13 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes each line at once."""
+
+    def flush(self) -> None:
+        """Do nothing: a line end flushes stderr, and to lock it anew takes a while."""
 
 
 class LineFormatter(logging.Formatter):

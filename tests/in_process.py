@@ -161,13 +161,22 @@ class HeldReporter(RecordingReporter):
 
 
 class HeldExecutor(FakeExecutor):
-    """An executor whose starts take until the test lets them go on."""
+    """An executor whose starts, or looks for what has begun, are held by the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: str = "start") -> None:
         super().__init__()
+        self.held = held
         self.reached, self.release = Event(), Event()
 
+    def attach(self, run: Run, folder: RunFolder) -> FakeExecution | None:
+        self._hold("attach")
+        return super().attach(run, folder)
+
     def start(self, run: Run, folder: RunFolder) -> FakeExecution:
-        self.reached.set()
-        self.release.wait()
+        self._hold("start")
         return super().start(run, folder)
+
+    def _hold(self, step: str) -> None:
+        if step == self.held:
+            self.reached.set()
+            self.release.wait()

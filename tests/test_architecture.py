@@ -162,6 +162,7 @@ LAYERS = {
             "wiring",
             "central_parts",
             "launcher_parts",
+            "memory",
             "config_file",
             "cron",
             "cron.*",

@@ -66,6 +66,15 @@ def test_the_worker_is_asked_for_once(api: FakeApi, claims: CentralClaims) -> No
     assert api.count("GET", "/worker/$") == 1
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_our_server_is_known_by_what_it_says_of_the_worker(is_ours: bool) -> None:
+    api = FakeApi(batches=is_ours)
+    claims = CentralClaims(api, ResourcePaths(), api.api_key)
+    assert not claims.is_of_our_server()
+    claims.worker_uri()
+    assert claims.is_of_our_server() is is_ours
+
+
 @pytest.mark.parametrize("objects", [[], [{}, {}], [{}], [{"resource_uri": 3}], ["x"]])
 def test_an_answer_that_does_not_name_one_worker_is_refused(
     objects: list[object],

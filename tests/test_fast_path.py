@@ -91,6 +91,7 @@ def fast(path: Path, api: FakeApi, **options: Any) -> Iterator[Fast]:
         claims.worker_uri,
         lambda seconds: gevent.sleep(0),
         batches,
+        claims.is_of_our_server,
     )
     spool = open_spool(path)
     source, executor = PushedSource(claims), FakeExecutor()

@@ -48,15 +48,16 @@ def test_a_claimed_run_is_never_started(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "job_runner_worker")
-    reporter = HeldReporter("enqueued")
-    with core(tmp_path, source=source_with(3), reporter=reporter) as worker:
+    executor = HeldExecutor("attach")
+    with core(tmp_path, source=source_with(3), executor=executor) as worker:
+        reporter = worker.reporter
         worker.say(Enqueue(3))
-        reporter.reached.wait(LIMIT_SECONDS)
+        executor.reached.wait(LIMIT_SECONDS)
         worker.say(KILL)
         reporter.wait_for(lambda: ("kill_requested", 9) in reporter.calls, "the kill")
         # Nothing of the run is alive, but it has no end yet.
         assert ("kill_executed", 9) not in reporter.calls
-        reporter.release.set()
+        executor.release.set()
         wait_for_kill(worker)
         outcome = reporter.wait_for_finish(3)
         assert (outcome.exit_status, outcome.reason) == (None, BEFORE)

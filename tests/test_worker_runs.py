@@ -44,6 +44,21 @@ def test_a_start_is_tried_again_where_the_machine_is_short_of_something(
         assert executor.starts == [3, 3]
 
 
+def test_a_script_begins_while_somebody_is_still_told_of_its_claim(
+    tmp_path: Path,
+) -> None:
+    reporter = HeldReporter("enqueued")
+    with core(tmp_path, source=source_with(3), reporter=reporter) as worker:
+        worker.say(Enqueue(3))
+        script = worker.executor.wait_for_start(3)
+        reporter.reached.wait(LIMIT_SECONDS)
+        assert reporter.names_for(3) == []
+        reporter.release.set()
+        script.end()
+        reporter.wait_for_finish(3)
+        assert reporter.names_for(3) == ["enqueued", "started", "logged", "finished"]
+
+
 def test_a_start_that_is_wrong_is_not_tried_again(tmp_path: Path) -> None:
     executor = FakeExecutor()
     executor.fail_next(StartError("no such interpreter"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posix
 import re
 
 from gevent.socket import wait_read
@@ -53,7 +54,8 @@ class Bell:
     def close(self) -> None:
         """Hear no more."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            # Not gevent's, which closes it some time later: nobody listens any more.
+            posix.close(self._descriptor)
             self._descriptor = None
 
     def _note_exit_status(self, heard: bytes) -> None:

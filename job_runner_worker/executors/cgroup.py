@@ -139,15 +139,15 @@ def _write(path: Path, content: str) -> None:
         os.close(descriptor)
 
 
-def remove(cgroup: Path) -> bool:
+def remove(cgroup: Path | str) -> bool:
     """Remove the cgroup of a run that has ended, if nobody is left in it.
 
     Return whether it is gone.
     """
     try:
-        cgroup.rmdir()
+        os.rmdir(cgroup)
     except OSError:
-        return not cgroup.exists()
+        return not os.path.exists(cgroup)
     return True
 
 

@@ -53,7 +53,7 @@ class LocalExecution:
         self._grace_seconds = grace_seconds
         self._process: ScriptProcess | None = None
         # Kept from its beginning on: the folder may be gone by the end.
-        self._shim = folder.shim()
+        self._shim = folder.shim() if attached else None
         self._kill_lock = RLock()
         self._kill_reason = ""
         self._attached = attached
@@ -170,7 +170,7 @@ class LocalExecution:
             # The kernel takes a moment to see the last one off.
             for pause in _CGROUP_PAUSES_SECONDS:
                 gevent.sleep(pause)
-                if cgroup.remove(Path(own_cgroup)):
+                if cgroup.remove(own_cgroup):
                     break
         self._watcher = None
         self.let_go()
@@ -248,7 +248,7 @@ class LocalExecution:
 
     def _wait_for_relay(self) -> None:
         """Return when all that the script printed is in the output file."""
-        size = self._folder.output.size()
+        size = 0
         deadline = time.monotonic() + _RELAY_PATIENCE_SECONDS
         while not self._folder.has_end_mark() and self._listen(_RELAY_PAUSE_SECONDS):
             grown = self._folder.output.size()

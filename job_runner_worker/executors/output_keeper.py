@@ -18,6 +18,9 @@ _LEAST_PAUSE_SECONDS = 0.002
 """Added to every pause: many outputs together are not looked at more often."""
 _LONGEST_PAUSE_SECONDS = 0.016
 """While an output grows: a script that prints little may print a lot at once."""
+_BUSY_PAUSE_SECONDS = 0.004
+_BUSY_BYTES_PER_SECOND = 4 * 1024 * 1024
+"""Who prints so much may print hundreds of times that in the next moment."""
 _BLIND_PAUSE_SECONDS = 1.0
 """Where nobody tells of the next write."""
 _SILENCE_SECONDS = 0.1
@@ -127,8 +130,10 @@ class _Growth:
             return None
         self.forget()
         self._is_seldom = False
-        wanted = _PUNCH_EVERY_BYTES / rate if rate > 0 else _LONGEST_PAUSE_SECONDS
-        return max(_SHORTEST_PAUSE_SECONDS, min(wanted, _LONGEST_PAUSE_SECONDS))
+        if rate < _BUSY_BYTES_PER_SECOND:
+            return _LONGEST_PAUSE_SECONDS
+        wanted = _PUNCH_EVERY_BYTES / rate
+        return max(_SHORTEST_PAUSE_SECONDS, min(wanted, _BUSY_PAUSE_SECONDS))
 
     def forget(self) -> None:
         """Wait for no write."""

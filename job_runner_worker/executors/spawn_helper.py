@@ -2,34 +2,32 @@
 
 Only a process that forks for itself can make its child a subreaper, and a fork costs
 the more the larger the process is. So the worker leaves it to this one, which imports
-next to nothing. It reads one request a message from the SEQPACKET socket that is its
+little. It reads one request a message from the SEQPACKET socket that is its
 standard input, answers each, and ends when the worker is gone.
 
-Request, three fields with a zero byte between them: a JSON array of the shim's command
-line and its environment, [[WORD, ...], ["NAME=VALUE", ...]]; the run folder; the cgroup
-where the shim is to be born if that is possible, or nothing.
-Answer: {"pid": N, "start_ticks": when it started, in ticks since boot, 0 if it has
-ended, "is_in_cgroup": 0 or 1} with two descriptors: where the shim's order is to be
-written, and where it tells that its script has begun; or {"errno": N, "error": text}
+Request, fields with a zero byte between them, as none of them holds one: the run
+folder; the cgroup where the shim is to be born if that is possible, or nothing; the
+number of words of the shim's command line; these; its environment, NAME=VALUE.
+Answer: "PID START IS_IN_CGROUP", START in ticks since boot, 0 if the shim has ended
+already, with two descriptors: where the shim's order is to be written, and where it
+tells that its script has begun; or "failed", a space, and why.
 
 Each page that a fork writes to is copied then, and each that it reads is mapped then:
 that is most of what it costs. So all that can be done before the fork is, and what is
-left to the fork are four calls of the C library.
+left to the fork are four calls of the C library. For the same reason next to nothing is
+imported: what is under signal and socket, but not these.
 """
 
-import contextlib
+import _signal  # type: ignore[import-not-found]
+import _socket
 import ctypes
 import fcntl
-import functools
 import gc
-import json
 import os
-import signal
-import socket
 import struct
 
 PR_SET_CHILD_SUBREAPER = 36
-SIGCHLD = int(signal.SIGCHLD)
+SIGCHLD = _signal.SIGCHLD
 SYS_CLONE3 = 435
 SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "s390x": 174}
 LIBRARY_SIGNALS = (32, 33)
@@ -46,20 +44,20 @@ BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, ORDER_WRITE, BEGUN_READ, BEGUN_WRITE = 
 SHIMS = (BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, BEGUN_WRITE)
 """What the shim finds open; the helper's own descriptors stay above them."""
 OURS = [
-    (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("2i", ORDER_WRITE, BEGUN_READ))
+    (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("2i", ORDER_WRITE, BEGUN_READ))
 ]
 """What the worker gets with an answer."""
-ANSWER = b'{"pid": %d, "start_ticks": %d, "is_in_cgroup": %d}'
+ANSWER = b"%d %d %d"
 
 # The one that does not let go of Python's lock: a fork would have to take it again.
 _libc = ctypes.PyDLL(None)
 _libc.syscall.restype = ctypes.c_long
 # Looked up once: what is looked up in a fork is looked up in each.
 _setsid, _prctl, _execve = _libc.setsid, _libc.prctl, _libc.execve
-_signal, _syscall = _libc.signal, _libc.syscall
+_set_signal, _syscall = _libc.signal, _libc.syscall
 _CStrings = ctypes.Array[ctypes.c_char_p]
 # Ctrl-C in a terminal reaches the helper too; it ends with the worker instead.
-_UNHEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_UNHEEDED = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 
 
 def main() -> None:
@@ -68,45 +66,44 @@ def main() -> None:
     # Whatever the worker itself was started with is nobody's business here.
     os.closerange(BELL, number)
     os.closerange(number + 1, LAST_DESCRIPTOR)
-    connection = socket.socket(fileno=number)
+    connection = _socket.socket(fileno=number)
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     os.close(null)
     _set_signals()
-    buffer = bytearray(REQUEST_BYTES)
     # What is never looked at again stays shared with the forks.
     gc.disable()
     gc.freeze()
-    while length := connection.recv_into(buffer):
+    while request := connection.recv(REQUEST_BYTES):
         try:
-            _spawn(bytes(buffer[:length]), connection)
+            _spawn(request, connection)
         except OSError as error:
-            answer = {"errno": error.errno, "error": str(error)}
-            connection.send(json.dumps(answer).encode())
+            connection.send(b"failed " + os.fsencode(str(error)))
 
 
 def _set_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        # Some real-time signals belong to the C library.
-        with contextlib.suppress(OSError, ValueError):
-            signal.signal(number, signal.SIG_DFL)
+    """Let shims begin with the default of each signal, and heed next to none here."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
     sigaction = SYS_RT_SIGACTION.get(os.uname().machine)
-    if sigaction is not None:
-        for library_signal in LIBRARY_SIGNALS:
+    for number in range(1, _signal.NSIG):
+        if number in LIBRARY_SIGNALS and sigaction is not None:
             # An empty struct sigaction is SIG_DFL; a set of signals has eight bytes.
-            _syscall(sigaction, library_signal, bytes(64), None, 8)
-    for number in _UNHEEDED:
-        # Not ignored: what is handled is the default again after an exec.
-        signal.signal(number, lambda *_: None)
+            _syscall(sigaction, number, bytes(64), None, 8)
+        elif number in _UNHEEDED:
+            # Not ignored: what is handled is the default again after an exec.
+            _signal.signal(number, lambda *_: None)
+        else:
+            # Not possible for all: KILL and STOP are as they are.
+            _set_signal(number, _signal.SIG_DFL)
     # Nobody waits for shims here: the kernel reaps them.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _set_signal(SIGCHLD, _signal.SIG_IGN)
 
 
-def _spawn(request: bytes, connection: socket.socket) -> None:
-    command, folder, cgroup = request.split(b"\0")
-    argv, environment = _c_arrays(command)
+def _spawn(request: bytes, connection: _socket.socket) -> None:
+    folder, cgroup, words, *texts = request.split(b"\0")
+    argv = _c_strings(texts[: int(words)])
+    environment = _c_strings(texts[int(words) :])
     # What a fork inherits it need not do: the folder, the open files.
     os.chdir(folder)
     descriptors = [os.open("bell", os.O_RDWR | os.O_NOFOLLOW)]
@@ -127,16 +124,8 @@ def _spawn(request: bytes, connection: socket.socket) -> None:
         os.chdir("/")
 
 
-@functools.lru_cache(maxsize=1)
-def _c_arrays(command: bytes) -> tuple[_CStrings, _CStrings]:
-    """Return argv and environment for execve; mostly those of the request before."""
-    argv, environment = json.loads(command)
-    return _c_strings(argv), _c_strings(environment)
-
-
-def _c_strings(texts: list[str]) -> _CStrings:
-    encoded = [os.fsencode(text) for text in texts]
-    return (ctypes.c_char_p * (len(encoded) + 1))(*encoded, None)
+def _c_strings(texts: list[bytes]) -> _CStrings:
+    return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
 
 
 def _born_in(cgroup: bytes, argv: _CStrings, environment: _CStrings) -> int:
@@ -163,7 +152,7 @@ def _born_in(cgroup: bytes, argv: _CStrings, environment: _CStrings) -> int:
 def _become_shim(argv: _CStrings, environment: _CStrings) -> None:
     _setsid()
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    _signal(SIGCHLD, None)
+    _set_signal(SIGCHLD, _signal.SIG_DFL)
     _execve(argv[0], argv, environment)
     os._exit(127)
 

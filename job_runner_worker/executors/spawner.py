@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gevent.socket
 from gevent.lock import RLock
@@ -63,20 +61,20 @@ class Spawner:
         there was no fork; a transient one also where a helper was killed twice, and
         nobody knows.
         """
-        command = json.dumps(
-            [list(argv), [f"{name}={value}" for name, value in environment.items()]]
-        )
-        request = "\0".join((command, str(folder), cgroup))
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        fields = (str(folder), cgroup, str(len(argv)), *argv, *variables)
+        request = os.fsencode("\0".join(fields))
         with self._lock:
             try:
-                answer, descriptors = self._ask(os.fsencode(request))
+                answer, descriptors = self._ask(request)
             except ConnectionError:
                 self.close()
-                answer, descriptors = self._ask_anew(os.fsencode(request))
-        if "pid" in answer:
-            process = ProcessId(answer["pid"], answer["start_ticks"])
-            return Spawned(process, bool(answer["is_in_cgroup"]), *descriptors)
-        raise StartError(f"cannot start a process: {answer['error']}", transient=True)
+                answer, descriptors = self._ask_anew(request)
+        if not descriptors:
+            why = answer.removeprefix("failed ")
+            raise StartError(f"cannot start a process: {why}", transient=True)
+        pid, start_ticks, is_in_cgroup = map(int, answer.split())
+        return Spawned(ProcessId(pid, start_ticks), bool(is_in_cgroup), *descriptors)
 
     def close(self) -> None:
         """Let the helper end. Shims do not notice."""
@@ -90,16 +88,16 @@ class Spawner:
                     os.waitid(os.P_PID, self._helper_pid, os.WEXITED)
                 self._helper_pid = None
 
-    def _ask_anew(self, request: bytes) -> tuple[dict[str, Any], list[int]]:
+    def _ask_anew(self, request: bytes) -> tuple[str, list[int]]:
         try:
-            return self._ask(os.fsencode(request))
+            return self._ask(request)
         except ConnectionError as error:
             self.close()
             raise StartError(
                 f"the process that starts scripts was killed: {error}", transient=True
             ) from error
 
-    def _ask(self, request: bytes) -> tuple[dict[str, Any], list[int]]:
+    def _ask(self, request: bytes) -> tuple[str, list[int]]:
         self.start()
         assert self._connection is not None
         try:
@@ -113,7 +111,7 @@ class Spawner:
             raise StartError(f"cannot ask for a process: {error}") from error
         if not answer:
             raise ConnectionError("the spawn helper is gone")
-        return json.loads(answer), descriptors
+        return os.fsdecode(answer), descriptors
 
     def _connect(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

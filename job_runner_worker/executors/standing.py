@@ -14,7 +14,7 @@ import itertools
 import logging
 import os
 import posix
-import uuid
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,7 @@ class StandingShim:
 
     def _stop_hearing(self) -> None:
         if self._heard is not None:
-            os.close(self._heard)
+            posix.close(self._heard)
             self._heard = None
 
 
@@ -126,7 +126,7 @@ class StandingShims:
         self._numbers = itertools.count(1)
         self._ready: list[StandingShim] = []
         # Whose folders have become a run's, by where they were.
-        self._given: dict[Path, StandingShim] = {}
+        self._given: dict[str, StandingShim] = {}
         self._wanted = Event()
         self._filling: gevent.Greenlet[..., None] | None = None
 
@@ -158,8 +158,9 @@ class StandingShims:
             self._wanted.set()
             return None
         shim = self._ready.pop(0)
-        self._given[shim.path] = shim
-        return MadeAhead(shim.path, partial(self._abandon, shim.path))
+        self._given[str(shim.path)] = shim
+        own_cgroup = str(shim.cgroup or "")
+        return MadeAhead(shim.path, own_cgroup, partial(self._abandon, str(shim.path)))
 
     @contextlib.contextmanager
     def shim_in(self, folder: RunFolder) -> Iterator[StandingShim]:
@@ -170,7 +171,7 @@ class StandingShims:
         """
         shim = None
         if folder.made_ahead is not None:
-            shim = self._given.pop(folder.made_ahead.path, None)
+            shim = self._given.pop(str(folder.made_ahead.path), None)
         if shim is None:
             own_cgroup = None
             if self._cgroups is not None:
@@ -187,7 +188,7 @@ class StandingShims:
         if self._path is not None:
             self._wanted.set()
 
-    def _abandon(self, path: Path) -> None:
+    def _abandon(self, path: str) -> None:
         shim = self._given.pop(path, None)
         if shim is not None:
             self._see_off(shim)
@@ -223,7 +224,7 @@ class StandingShims:
             files.close()
             if self._cgroups is not None:
                 # Another worker's script may be in one of an earlier number.
-                own_cgroup = self._cgroups.make(f"ahead-{uuid.uuid4().hex[:12]}")
+                own_cgroup = self._cgroups.make(f"ahead-{secrets.token_hex(6)}")
             return self._start(path, own_cgroup)
         except (OSError, StartError):
             remove_tree(path)

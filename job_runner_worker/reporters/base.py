@@ -22,6 +22,10 @@ class Reporter:
     sender: str | None = None
     """Of whose runs it is told: those of sources with this sender; None: of all."""
 
+    def is_told(self, step: str) -> bool:
+        """Return whether it does anything with a step, `enqueued` for example."""
+        return getattr(type(self), step) is not getattr(Reporter, step)
+
     def open(self) -> None:
         """Get ready. Called once, before anything is told."""
 

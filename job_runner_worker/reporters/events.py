@@ -14,6 +14,9 @@ from job_runner_worker.curve_keys import ClientKeys
 from job_runner_worker.models import Event, EventKind, Outcome, Run
 from job_runner_worker.reporters.base import Reporter
 
+# Plain numbers: of pyzmq's flags each operation makes an enumeration anew.
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 LOOK_SECONDS = 0.5
 LINGER_MILLISECONDS = 200
 """How long the last events may take to leave when the worker stops."""
@@ -88,10 +91,10 @@ class EventReporter(Reporter):
         if self._socket is None:
             return
         self._look_at_connection()
+        topic, body = protocol.encode_event(Event(kind, event, number))
         with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart(
-                protocol.encode_event(Event(kind, event, number)), zmq.NOBLOCK
-            )
+            self._socket.send(topic, _MORE)
+            self._socket.send(body, _LAST)
 
     def _look_at_connection(self) -> None:
         """Make another where this one is over for good; looked at now and then."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +18,11 @@ import gevent
 from job_runner_worker import __version__, backoff
 from job_runner_worker.central_api import Batches, CentralApi
 from job_runner_worker.errors import ApiError
-from job_runner_worker.models import Outcome, Run
+from job_runner_worker.models import Outcome, Run, Usage
 from job_runner_worker.reporters.base import Reporter
 
 _CONFLICT = 409
+_USED = tuple(each.name for each in fields(Usage))
 _log = logging.getLogger(__name__)
 
 
@@ -48,8 +49,10 @@ class RestReporter(Reporter):
         worker_uri: Callable[[], str],
         sleep: Callable[[float], None] = gevent.sleep,
         batches: Batches | None = None,
+        is_of_our_server: Callable[[], bool] = lambda: False,
     ) -> None:
         self._api = api
+        self._is_of_our_server = is_of_our_server
         self._batches = batches
         self._options = options
         self._worker_uri = worker_uri
@@ -68,14 +71,14 @@ class RestReporter(Reporter):
 
         A log that is not the last is tried once: by the next time it has grown.
         """
-        for wait_seconds in backoff.waits():
+        waits = backoff.waits()
+        while True:
             try:
                 return self._store_log(run, content)
             except ApiError as error:
                 if not error.transient or not final:
                     raise
-                self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
-        return None
+                self._sleep(next(waits) + (error.retry_after_seconds or 0.0))
 
     def ended(self, run: Run, content: str, outcome: Outcome) -> bool:
         """PATCH the end with the log, where the server takes that: both or neither.
@@ -84,8 +87,9 @@ class RestReporter(Reporter):
         """
         if self._batches is None:
             return False
-        fields = {**_end(outcome), "log": content}
-        for wait_seconds in backoff.waits():
+        fields = {**self._end(outcome), "log": content}
+        waits = backoff.waits()
+        while True:
             try:
                 if self._batches.change(run.uri, fields) is None:
                     return False
@@ -93,15 +97,14 @@ class RestReporter(Reporter):
                 if not error.transient:
                     return False
                 if error.answered or not self._has_ended_surely(run):
-                    self._sleep(wait_seconds + (error.retry_after_seconds or 0.0))
+                    self._sleep(next(waits) + (error.retry_after_seconds or 0.0))
                     continue
             self._forget(run)
             return True
-        raise AssertionError("the waits have no end")
 
     def finished(self, run: Run, outcome: Outcome) -> None:
         """PATCH the end: the last request about a run."""
-        fields = _end(outcome)
+        fields = self._end(outcome)
         waits = backoff.waits()
         while (refusal := self._finish(run, fields)) is not None:
             self._sleep(next(waits) + (refusal.retry_after_seconds or 0.0))
@@ -216,11 +219,13 @@ class RestReporter(Reporter):
     def _patch_kill_request(self, kill_request_id: int, fields: dict[str, str]) -> None:
         self._api.patch(f"{self._options.kill_request_path}{kill_request_id}/", fields)
 
-
-def _end(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "return_dts": str(outcome.returned_at),
-        "return_success": outcome.success,
-        "exit_status": outcome.exit_status,
-        "reason": outcome.reason,
-    }
+    def _end(self, outcome: Outcome) -> dict[str, Any]:
+        said: dict[str, Any] = {
+            "return_dts": str(outcome.returned_at),
+            "return_success": outcome.success,
+            "exit_status": outcome.exit_status,
+            "reason": outcome.reason,
+        }
+        if outcome.usage is not None and self._is_of_our_server():
+            said["usage"] = {each: getattr(outcome.usage, each) for each in _USED}
+        return said

@@ -27,13 +27,14 @@ from job_runner_worker.server.api_base import (
     json_answer,
     moment_in,
 )
-from job_runner_worker.server.job_lock import Known, Work
+from job_runner_worker.server.job_lock import End, Known, Work
 from job_runner_worker.server.lifecycle import Conflict
 from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.serializers import uri_of
 
 _FOR_PEOPLE = {"schedule_dts", "schedule_children"}
 """What people may change of a run that waits."""
+_WITH_END = ("exit_status", "reason", "log", "usage")
 
 
 class _Runs(ApiView):
@@ -296,12 +297,11 @@ def _steps(
     if started is not None or pid is not None or host:
         steps.append(partial(lifecycle.start, run.pk, worker, started, pid, host or ""))
     if returned is not None and success is not None:
-        finish: Callable[..., None] = lifecycle.finish
         if "log" in fields:
             _check_holder(run, worker)
-            finish = partial(lifecycle.finish_with_log, fields["log"])
-        status, reason = fields.get("exit_status"), fields.get("reason", "")
-        steps.append(partial(finish, run.pk, worker, returned, success, status, reason))
+        more = {name: fields[name] for name in _WITH_END if name in fields}
+        end = End(returned, success, **more)
+        steps.append(partial(lifecycle.end, run.pk, worker, end))
     elif returned is not None or success is not None:
         name = "return_dts" if returned is None else "return_success"
         raise exceptions.ValidationError({name: "the end of a run has both"})

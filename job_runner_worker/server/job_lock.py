@@ -9,6 +9,7 @@ is as whoever had the lock before has left it. Both go in one trip (statements).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,10 +63,10 @@ UPDATE server_run SET start_dts = COALESCE(start_dts, %s), pid = COALESCE(%s, pi
 )
 _FINISH = statement(
     "finish",
-    "timestamptz timestamptz boolean integer text bigint bigint",
+    "timestamptz timestamptz boolean integer text jsonb bigint bigint",
     f"""
 UPDATE server_run SET start_dts = COALESCE(start_dts, %s), return_dts = %s,
-    return_success = %s, exit_status = %s, reason = %s {_HELD}
+    return_success = %s, exit_status = %s, reason = %s, usage = %s {_HELD}
 """,
 )
 _KNOWN = statement(
@@ -144,6 +145,7 @@ class End:
     exit_status: int | None = None
     reason: str = ""
     log: str | None = None
+    usage: dict[str, float | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,9 @@ def finish(run_id: int, worker_id: int, end: End, now: datetime) -> Finished:
     To be called in a transaction.
     """
     when = _date(end.at)
-    given = [when, when, end.success, end.exit_status, end.reason, run_id, worker_id]
+    usage = None if end.usage is None else json.dumps(end.usage)
+    given = [when, when, end.success, end.exit_status, end.reason, usage]
+    given += [run_id, worker_id]
     log = [] if end.log is None else [(_PUT_LOG, [end.log, run_id])]
     *before, ended, follows = execute(
         *_lock(run_id), *log, (_FINISH, given), _sequel(run_id, now)

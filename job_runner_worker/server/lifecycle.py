@@ -18,7 +18,6 @@ transaction is through.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -149,15 +148,11 @@ def finish(
     The same worker may repeat the same end. Of a run that the server has failed in
     the meantime, the result is kept beside the server's. Raises Conflict otherwise.
     """
-    _finish(run_id, worker, End(at, success, exit_status, reason))
+    end(run_id, worker, End(at, success, exit_status, reason))
 
 
-def finish_with_log(content: str, run_id: int, worker: Worker, *end: Any) -> None:
-    """End a run as `finish` does, and store its log as `put_log` does: both or none."""
-    _finish(run_id, worker, replace(End(*end), log=content))
-
-
-def _finish(run_id: int, worker: Worker, end: End) -> None:
+def end(run_id: int, worker: Worker, end: End) -> None:
+    """End a run as `finish` does; what comes with its end is stored, or nothing is."""
     with transaction.atomic():
         finished = job_lock.finish(run_id, worker.pk, end, timezone.now())
         if end.log is not None:
@@ -181,6 +176,7 @@ def _finish_again(run_id: int, worker: Worker, end: End) -> None:
         late_return_dts=end.at,
         late_return_success=end.success,
         late_exit_status=end.exit_status,
+        usage=end.usage,
     ):
         tell(RunChanged(run_id, "returned", True, worker.pk))
         return

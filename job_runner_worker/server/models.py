@@ -238,6 +238,7 @@ class Run(models.Model):
     # ours
     exit_status = models.IntegerField(null=True, blank=True)
     reason = models.TextField(blank=True, default="")
+    usage = models.JSONField(null=True, blank=True, help_text="See models.Usage.")
     host = models.CharField(max_length=255, blank=True, default="")
     ended_by_server = models.BooleanField(default=False)
     late_return_dts = models.DateTimeField(null=True, blank=True)

@@ -24,6 +24,7 @@ from job_runner_worker.server.models import (
     Worker,
     WorkerPool,
 )
+from job_runner_worker.server.usage_field import Used
 
 API_ROOT = "/api/v1/"
 BATCH_URI = "/api/v1/batch/"
@@ -258,6 +259,7 @@ class RunSerializer(Resource):
     # ours
     exit_status = Whole(read_only=True)
     reason = Text(read_only=True)
+    usage = Used(read_only=True)
     host = Text(default="", allow_blank=True, max_length=255)
     late_return_dts = Date(read_only=True)
     late_return_success = YesNo(read_only=True, allow_null=True)
@@ -289,6 +291,11 @@ class RunChange(serializers.Serializer):
     # between our worker and our server
     with_job = YesNo(required=False, help_text="Answer a first claim with the job.")
     log = Text(allow_blank=True, required=False, help_text="The log, with the end.")
+    usage = Used(
+        allow_null=True,
+        required=False,
+        help_text="What the run has used, with the end.",
+    )
 
 
 class RunLogSerializer(Resource):

@@ -27,8 +27,8 @@ NO_PTRACE = "another process may not be traced: run the tests as root"
 SCRIPT = "#!/bin/sh\ntrue\n"
 RUNS = 20
 MAX_REQUESTS = 6
-MAX_WORKER_CALLS = 380
-MAX_HELPER_CALLS = 25
+MAX_WORKER_CALLS = 305
+MAX_HELPER_CALLS = 32
 IDLE_SECONDS = 3.0
 MAX_IDLE_SWITCHES_PER_SECOND = 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from job_runner_worker import __version__, backoff
 from job_runner_worker.errors import ApiError
-from job_runner_worker.models import Outcome, Run
+from job_runner_worker.models import Outcome, Run, Usage
 from job_runner_worker.reporters.rest import RestOptions, RestReporter
 from job_runner_worker.testing import FakeApi, Fault
 
@@ -22,13 +23,17 @@ QUICK_BOUNDS = [0.5, 1, 2, 4, 8, 16, 32, 60]
 class Reported:
     """A reporter, the API it tells, and how long it slept."""
 
-    def __init__(self, original: bool) -> None:
+    def __init__(self, original: bool, is_ours: bool = False) -> None:
         self.api = FakeApi(original=original)
         self.sleeps: list[float] = []
         self.on_sleep = lambda: None
         options = RestOptions("/api/v1/run_log/", "/api/v1/kill_request/", 4)
         self.reporter = RestReporter(
-            self.api, options, self.api.worker_uri, self._sleep
+            self.api,
+            options,
+            self.api.worker_uri,
+            self._sleep,
+            is_of_our_server=lambda: is_ours,
         )
         self.run = self.add_run()
 
@@ -241,6 +246,21 @@ def test_retry_after_is_the_least_wait_for_an_end(told: Reported) -> None:
     told.reporter.finished(told.run, END)
     (wait,) = told.sleeps
     assert 90 <= wait <= 90 + backoff.FIRST_BOUND_SECONDS
+
+
+USAGE = Usage(0.5, 0.02, 12 * 2**20, 3, 6)
+
+
+@pytest.mark.parametrize("outcome", [replace(END, usage=USAGE), END])
+def test_only_our_server_is_told_what_a_run_has_used(outcome: Outcome) -> None:
+    original, ours = Reported(original=True), Reported(False, is_ours=True)
+    for told in (original, ours):
+        told.reporter.finished(told.run, outcome)
+    (plain,) = original.api.patches_of(original.run.id)
+    (full,) = ours.api.patches_of(ours.run.id)
+    assert plain.keys() == {"return_dts", "return_success", "exit_status", "reason"}
+    used = {"usage": asdict(USAGE)} if outcome.usage else {}
+    assert full == {**plain, **used}
 
 
 def test_both_times_of_a_kill_are_patched(told: Reported) -> None:

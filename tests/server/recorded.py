@@ -13,6 +13,7 @@ VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 OURS_ON_RUN = {
     "exit_status",
     "reason",
+    "usage",
     "host",
     "late_return_dts",
     "late_return_success",

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from django.utils import timezone
 
 from job_runner_worker.server import api_batch, lifecycle
 from job_runner_worker.server.models import Run, RunLog
@@ -36,6 +37,56 @@ def answers(caller, *items):
 
 def statuses(caller, *items):
     return [each["status"] for each in answers(caller, *items)]
+
+
+USAGE = {
+    "wall_seconds": 0.5,
+    "cpu_seconds": 0.021,
+    "peak_memory_bytes": 12582912,
+    "peak_processes": 3,
+    "output_bytes": 6,
+}
+
+
+@pytest.mark.parametrize("in_a_batch", [True, False])
+def test_an_end_says_what_the_run_has_used(site, in_a_batch):
+    run = site.run()
+    lifecycle.claim(run.pk, site.worker, timezone.now())
+    end = {**END, "usage": USAGE}
+    if in_a_batch:
+        assert statuses(site.own, patch(run, **end, log="hello\n")) == [202]
+    else:
+        assert site.own.patch(uri(run), **end).status == 202
+    assert site.own.get(uri(run)).json["usage"] == USAGE
+    # An end that is repeated stays as it is.
+    assert site.own.patch(uri(run), **END).status == 202
+    assert site.own.get(uri(run)).json["usage"] == USAGE
+
+
+def test_what_a_run_has_used_is_also_kept_of_an_end_that_comes_late(site):
+    run = site.run()
+    lifecycle.claim(run.pk, site.worker, timezone.now())
+    lifecycle.fail_unresponsive(run.pk, "worker testworker does not answer pings")
+    assert site.own.patch(uri(run), **END, usage=USAGE).status == 202
+    assert site.own.get(uri(run)).json["usage"] == USAGE
+
+
+@pytest.mark.parametrize("wrong", ["3", True, float("nan"), 10**400, [], {}])
+def test_no_end_is_refused_for_what_is_no_number_in_its_usage(site, wrong):
+    run = site.run()
+    lifecycle.claim(run.pk, site.worker, timezone.now())
+    end = {**END, "usage": {**USAGE, "cpu_seconds": wrong, "more": 1}}
+    assert site.own.patch(uri(run), **end).status == 202
+    known = {**USAGE, "cpu_seconds": None}
+    assert site.own.get(uri(run)).json["usage"] == known
+
+
+@pytest.mark.parametrize("end", [END, {**END, "usage": None}])
+def test_a_run_whose_worker_does_not_say_has_no_usage(site, end):
+    run = site.run()
+    lifecycle.claim(run.pk, site.worker, timezone.now())
+    assert site.own.patch(uri(run), **end).status == 202
+    assert site.own.get(uri(run)).json["usage"] is None
 
 
 def test_a_worker_is_told_where_batches_go(site):

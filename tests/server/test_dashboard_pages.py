@@ -246,6 +246,15 @@ def test_a_run_is_told_from_its_schedule_to_its_end(site, client, now):
     assert "success, exit status 0" in found
 
 
+def test_a_run_tells_what_it_has_used(site, client, now):
+    run = ended(site, site.job(), now)
+    assert "Used" not in text_of(client.get(f"/runs/{run.pk}/"))
+    usage = {"cpu_seconds": 0.021, "peak_memory_bytes": 12582912, "peak_processes": 3}
+    Run.objects.filter(pk=run.pk).update(usage=usage)
+    shown = "Used 0.02 s CPU, 12 MiB at most, 3 processes at most"
+    assert shown in text_of(client.get(f"/runs/{run.pk}/"))
+
+
 def test_a_run_that_has_ended_is_not_killed_and_the_page_says_so(site, client, now):
     run = ended(site, site.job(), now)
     assert "Kill…" not in text_of(client.get(f"/runs/{run.pk}/"))

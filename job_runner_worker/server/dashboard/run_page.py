@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from job_runner_worker.server import lifecycle, planning
 from job_runner_worker.server.api_auth import may_change
-from job_runner_worker.server.dashboard import log_part
+from job_runner_worker.server.dashboard import log_part, run_words
 from job_runner_worker.server.dashboard.access import changeable, page, seen
 from job_runner_worker.server.dashboard.durations import usual_seconds
 from job_runner_worker.server.dashboard.run_list import Row
@@ -54,6 +54,7 @@ def show(request: HttpRequest, run_id: int) -> HttpResponse:
         "run": run,
         "row": Row(run, look_of(run, now), duration_of(run, now), usual),
         "steps": steps_of(run),
+        "used": run_words.used(run.usage or {}),
         "kills": kills,
         "may_kill": is_theirs and run.return_dts is None,
         "may_run": is_theirs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -70,3 +71,40 @@ def in_words(seconds: float) -> str:
         if number or parts:
             parts.append((number, unit))
     return " ".join(f"{number} {unit}" for number, unit in parts[:2] if number)
+
+
+def used(usage: Mapping[str, Any]) -> str:
+    """Return what a run has used, as far as it is known.
+
+    >>> used({"cpu_seconds": 0.021, "peak_memory_bytes": 12582912, "peak_processes": 3})
+    '0.02 s CPU, 12 MiB at most, 3 processes at most'
+    >>> used({"cpu_seconds": None, "peak_processes": 1, "output_bytes": 2500})
+    '1 process at most, 2.4 KiB of output'
+    """
+    cpu, memory, processes, output = (
+        usage.get(name)
+        for name in (
+            *("cpu_seconds", "peak_memory_bytes"),
+            *("peak_processes", "output_bytes"),
+        )
+    )
+    parts = []
+    if cpu is not None:
+        parts.append(f"{cpu:.2f} s CPU")
+    if memory is not None:
+        parts.append(f"{_size(memory)} at most")
+    if processes is not None:
+        parts.append(f"{processes:.0f} process{'es' * (processes != 1)} at most")
+    if output is not None:
+        parts.append(f"{_size(output)} of output")
+    return ", ".join(parts)
+
+
+def _size(count: float) -> str:
+    if count < 1024:
+        return f"{count:.0f} byte{'s' * (count != 1)}"
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 1024 or unit == "GiB":
+            break
+    return f"{count:.1f} {unit}" if count < 10 else f"{count:.0f} {unit}"

@@ -91,9 +91,8 @@ class ProcessTree:
             # Oldest first: a script that waits for its children ends of the signal,
             # not of their end.
             for member in sorted(members - told, key=_age):
-                self._signal(member, signal.SIGTERM)
                 # A stopped process takes no TERM before it goes on.
-                self._signal(member, signal.SIGCONT)
+                self._signal(member, signal.SIGTERM, signal.SIGCONT)
             told |= members
             left = deadline - time.monotonic()
             if left <= 0:
@@ -162,8 +161,8 @@ class ProcessTree:
             pids += _cgroup_members(self._cgroup)
         return pids
 
-    def _signal(self, member: ProcessId, number: signal.Signals) -> None:
-        if not send_signal(member, number) and member not in self._untouchable:
+    def _signal(self, member: ProcessId, *numbers: signal.Signals) -> None:
+        if not send_signal(member, *numbers) and member not in self._untouchable:
             self._untouchable.add(member)
             _log.warning("process %d is another user's: no permission", member.pid)
 
@@ -193,8 +192,8 @@ def is_stopped(process: ProcessId) -> bool:
     return is_alive(process) and fields is not None and fields[0] == "T"
 
 
-def send_signal(process: ProcessId, number: signal.Signals) -> bool:
-    """Signal this very process, and nobody who has its pid by now.
+def send_signal(process: ProcessId, *numbers: signal.Signals) -> bool:
+    """Send signals to this very process, and nobody who has its pid by now.
 
     Return False where it is alive and may not be signalled: another user's.
     """
@@ -205,13 +204,15 @@ def send_signal(process: ProcessId, number: signal.Signals) -> bool:
     try:
         # The descriptor is tied to a process before that one is identified.
         if is_alive(process):
-            signal.pidfd_send_signal(descriptor, number)
+            for number in numbers:
+                signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:
         pass
     except PermissionError:
         return False
     finally:
-        os.close(descriptor)
+        # Not gevent's, which looks for watchers first: no loop waits for this one.
+        posix.close(descriptor)
     return True
 
 

@@ -41,12 +41,11 @@ LAST_DESCRIPTOR = 2**31 - 1
 BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, ORDER_WRITE, BEGUN_READ, BEGUN_WRITE = range(
     3, 10
 )
-SHIMS = (BELL, PIPE_READ, PIPE_WRITE, ORDER_READ, BEGUN_WRITE)
-"""What the shim finds open; the helper's own descriptors stay above them."""
+"""What the shim finds open, but for two of them; the helper's own stay above."""
 OURS = [
     (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("2i", ORDER_WRITE, BEGUN_READ))
 ]
-"""What the worker gets with an answer."""
+"""The two, which the worker gets with an answer."""
 ANSWER = b"%d %d %d"
 
 # The one that does not let go of Python's lock: a fork would have to take it again.
@@ -106,21 +105,20 @@ def _spawn(request: bytes, connection: _socket.socket) -> None:
     environment = _c_strings(texts[int(words) :])
     # What a fork inherits it need not do: the folder, the open files.
     os.chdir(folder)
-    descriptors = [os.open("bell", os.O_RDWR | os.O_NOFOLLOW)]
     try:
+        # Descriptors are given out lowest first, and 3 to 9 are free.
+        os.set_inheritable(os.open("bell", os.O_RDWR | os.O_NOFOLLOW), True)
         for _ in range(3):
-            descriptors += os.pipe()
-        # Descriptors are given out lowest first, and 3 to 9 were free.
-        for descriptor in SHIMS:
-            os.set_inheritable(descriptor, True)
+            os.pipe2(0)
+        for descriptor in (ORDER_WRITE, BEGUN_READ):
+            os.set_inheritable(descriptor, False)
         pid = _born_in(cgroup, argv, environment) if cgroup else 0
         is_in_cgroup = pid > 0
         if not is_in_cgroup and (pid := os.fork()) == 0:
             _become_shim(argv, environment)
         connection.sendmsg([ANSWER % (pid, _start_ticks(pid), is_in_cgroup)], OURS)
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        os.closerange(BELL, LOWEST_OWN_DESCRIPTOR)
         os.chdir("/")
 
 

@@ -8,6 +8,7 @@ caller's to set are ignored, as unknown ones are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from job_runner_worker.server.api_base import (
     json_answer,
     moment_in,
 )
-from job_runner_worker.server.job_lock import End, Known
+from job_runner_worker.server.job_lock import End, Known, Work
 from job_runner_worker.server.lifecycle import Conflict
 from job_runner_worker.server.models import Job, KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.serializers import uri_of
@@ -113,13 +114,11 @@ class RunDetail(_Runs, DetailView):
         if fields.get("worker") not in (None, worker):
             raise exceptions.AuthenticationFailed
         steps = _steps(run, worker, fields)
-        if len(steps) == 1:
-            steps[0]()
-        elif steps:
-            with transaction.atomic():
-                for step in steps:
-                    step()
-        return _work_of(run) if _is_with_job(fields) else _done()
+        with transaction.atomic() if len(steps) > 1 else nullcontext():
+            found = [step() for step in steps]
+        if not _is_with_job(fields):
+            return _done()
+        return _shown(found[0] or job_lock.work_of(run.pk))
 
     def _known(self, row_id: str) -> Known:
         """Return the run, if the caller may see it; with one plain query if it may."""
@@ -281,9 +280,9 @@ def in_state(runs: QuerySet[Any], state: str) -> QuerySet[Any]:
 
 def _steps(
     run: Known, worker: Worker, fields: dict[str, Any]
-) -> list[Callable[[], None]]:
-    """Return what a PATCH of a run asks to be done."""
-    steps: list[Callable[[], None]] = []
+) -> list[Callable[[], Work | None]]:
+    """Return what a PATCH of a run asks to be done; a claim comes first."""
+    steps: list[Callable[[], Any]] = []
     enqueued = fields.get("enqueue_dts")
     started, pid, host = (fields.get(name) for name in ("start_dts", "pid", "host"))
     returned, success = fields.get("return_dts"), fields.get("return_success")
@@ -315,9 +314,8 @@ def _is_with_job(fields: dict[str, Any]) -> bool:
     return bool(fields.get("with_job")) and fields.get("enqueue_dts") is not None
 
 
-def _work_of(run: Known) -> HttpResponse:
+def _shown(work: Work) -> HttpResponse:
     """Return what a worker has to know of a run that it has claimed."""
-    work = job_lock.work_of(run.pk)
     log_id = work.log_id
     job = {
         "resource_uri": uri_of("job", work.job_id),

@@ -199,16 +199,23 @@ def offer(workers: Mapping[int, int], at: datetime) -> set[int]:
     return {run_id for run_id, result in made if result.count}
 
 
-def claim(run_id: int, worker_id: int, at: datetime) -> bool:
+def claim(
+    run_id: int, worker_id: int, at: datetime, *, with_work: bool = False
+) -> tuple[bool, Work | None]:
     """Give a run to a worker; return False where it does not wait, or its job is run.
+
+    Beside that, what there is to do, where it is asked for and there is such a run.
 
     Nor is one given that waits for another worker: it is for that one alone, or was
     handed back by it. Runs that were scheduled together are run at the same time. The
     job is locked meanwhile, or until the end of the transaction where there is one.
     """
     given = [worker_id, _date(at), run_id, worker_id]
-    *_, claimed = execute(*_lock(run_id), (_CLAIM, given))
-    return bool(claimed.count)
+    lock = _lock(run_id)
+    work = [(_WORK, [run_id])] if with_work else []
+    results = execute(*lock, (_CLAIM, given), *work)
+    is_claimed = bool(results[len(lock)].count)
+    return is_claimed, _work_in(results[-1]) if with_work else None
 
 
 def start(
@@ -265,9 +272,9 @@ def sequel(run_id: int, now: datetime) -> Sequel:
 def work_of(run_id: int) -> Work:
     """Return the script of a run that there is, and the log that it may have."""
     (found,) = execute((_WORK, [run_id]))
-    ((job_id, title, content, template_id, body, log_id),) = found.rows
-    script = script_template.script_of(body, content, template_id)
-    return Work(job_id, title, script, log_id)
+    work = _work_in(found)
+    assert work is not None
+    return work
 
 
 def put_log(run_id: int, content: str) -> bool:
@@ -288,6 +295,13 @@ def _sequel(run_id: int, now: datetime) -> Call:
 def _sequel_in(found: Result) -> Sequel | None:
     for has_more, next_run_id in found.rows:
         return Sequel(bool(has_more), next_run_id)
+    return None
+
+
+def _work_in(found: Result) -> Work | None:
+    for job_id, title, content, template_id, body, log_id in found.rows:
+        script = script_template.script_of(body, content, template_id)
+        return Work(job_id, title, script, log_id)
     return None
 
 

@@ -27,7 +27,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from job_runner_worker.server import chains, job_lock
-from job_runner_worker.server.job_lock import End
+from job_runner_worker.server.job_lock import End, Work
 from job_runner_worker.server.models import KillRequest, Run, RunLog, Worker
 from job_runner_worker.server.notices import (
     KillRequested,
@@ -42,39 +42,48 @@ from job_runner_worker.server.refusals import Conflict as Conflict
 from job_runner_worker.server.refusals import LifecycleError as LifecycleError
 from job_runner_worker.server.refusals import NotAllowed as NotAllowed
 from job_runner_worker.server.refusals import Unknown as Unknown
+from job_runner_worker.server.refusals import has_ended, is_held
 
 KILLED_UNCLAIMED = "killed before it was claimed"
 
 
 def offer(workers: Mapping[int, int], at: datetime) -> set[int]:
     """Note to whom each run is offered; return those that wait yet, by their ids."""
-    offered = job_lock.offer(workers, at)
-    for run_id in offered:
+    for run_id in (offered := job_lock.offer(workers, at)):
         tell(RunOffered(run_id))
     return offered
 
 
-def claim(run_id: int, worker: Worker, at: datetime, *, is_first: bool = False) -> None:
+def claim(
+    run_id: int, worker: Worker, at: datetime, *, is_first: bool = False
+) -> Work | None:
     """Give a run to a worker, unless another has it: Conflict.
 
     The same worker may repeat its claim until the run has ended; with ``is_first``
-    only that very claim, of that time: another host may have the same key. A job is
-    not run twice at once: while another run of it goes on, this one waits (Conflict).
+    only that very claim, of that time: another host may have the same key; what it
+    is to do is returned, unless it is known. A job is not run twice at once: while
+    another run of it goes on, this one waits (Conflict).
     """
-    if job_lock.claim(run_id, worker.pk, at):
+    is_claimed, work = job_lock.claim(run_id, worker.pk, at, with_work=is_first)
+    if is_claimed:
         tell(RunChanged(run_id, "enqueued", by_worker=True))
-        return
+        return work
     run = _run(run_id)
     if run.return_dts is not None:
-        raise Conflict(_has_ended(run))
-    if run.enqueue_dts is None and run.worker_id in (None, worker.pk):
-        raise Conflict(f"run {run_id} waits for another run of its job")
+        raise Conflict(has_ended(run))
     if run.enqueue_dts is None:
-        raise Conflict(f"run {run_id} is for another worker")
+        is_possible = run.worker_id in (None, worker.pk)
+        why = (
+            "waits for another run of its job"
+            if is_possible
+            else "is for another worker"
+        )
+        raise Conflict(f"run {run_id} {why}")
     if run.worker_id != worker.pk:
-        raise Conflict(_is_held(run))
+        raise Conflict(is_held(run))
     if is_first and run.enqueue_dts != at:
         raise Conflict(f"run {run_id} has been claimed with this key before")
+    return None
 
 
 def reset(run_id: int, worker: Worker) -> None:
@@ -91,9 +100,9 @@ def reset(run_id: int, worker: Worker) -> None:
         if not _update(_held(run_id, worker), **nothing):
             run = _run(run_id)
             if run.return_dts is not None:
-                raise Conflict(_has_ended(run))
+                raise Conflict(has_ended(run))
             if run.enqueue_dts is not None:
-                raise Conflict(_is_held(run))
+                raise Conflict(is_held(run))
             return
         kills = KillRequest.objects.filter(run_id=run_id, execute_dts=None)
         if kills.exists():
@@ -121,7 +130,7 @@ def start(
         return
     if not job_lock.start(run_id, worker.pk, at, pid, host):
         run = _run(run_id)
-        raise Conflict(_has_ended(run) if run.return_dts else _is_held(run))
+        raise Conflict(has_ended(run) if run.return_dts else is_held(run))
     if at is not None:
         tell(RunChanged(run_id, "started", by_worker=True))
 
@@ -159,9 +168,9 @@ def _finish_again(run_id: int, worker: Worker, end: End) -> None:
     """Take an end that is known, or comes late; raise Conflict for any other."""
     run = _run(run_id)
     if run.return_dts is None:
-        raise Conflict(_is_held(run))
+        raise Conflict(is_held(run))
     if run.worker_id != worker.pk:
-        raise Conflict(_has_ended(run))
+        raise Conflict(has_ended(run))
     if run.ended_by_server and _update(
         Q(pk=run_id, late_return_dts=None),
         late_return_dts=end.at,
@@ -178,7 +187,7 @@ def _finish_again(run_id: int, worker: Worker, end: End) -> None:
         else (run.return_success, run.exit_status)
     )
     if known != (end.success, end.exit_status):
-        raise Conflict(_has_ended(run))
+        raise Conflict(has_ended(run))
 
 
 def fail_unresponsive(run_id: int, why: str) -> bool:
@@ -211,7 +220,7 @@ def request_kill(run_id: int, requested_by: str = "") -> KillRequest:
         job_lock.take(run_id)
         run = _run(run_id)
         if run.return_dts is not None:
-            raise Conflict(_has_ended(run))
+            raise Conflict(has_ended(run))
         if run.enqueue_dts is None:
             now = timezone.now()
             _end_unclaimed(run_id, now)
@@ -287,7 +296,7 @@ def _check_log(run_id: int, content: str, is_stored: bool) -> None:
 def _check_may_be_logged(run_id: int) -> None:
     run = _run(run_id, "return_dts", "ended_by_server")
     if run.return_dts is not None and not run.ended_by_server:
-        raise Conflict(_has_ended(run))
+        raise Conflict(has_ended(run))
 
 
 def _unclaimed(run_id: int) -> Q:
@@ -331,13 +340,3 @@ def _run(run_id: int, *fields: str) -> Run:
     if run is None:
         raise Unknown(f"there is no run {run_id}")
     return run
-
-
-def _has_ended(run: Run) -> str:
-    return f"run {run.pk} has ended"
-
-
-def _is_held(run: Run) -> str:
-    if run.enqueue_dts is None:
-        return f"run {run.pk} is not claimed: claim it first"
-    return f"run {run.pk} is held by another worker"

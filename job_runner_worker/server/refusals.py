@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from job_runner_worker.errors import JobRunnerError
+from job_runner_worker.server.models import Run
 
 
 class LifecycleError(JobRunnerError):
@@ -19,3 +20,15 @@ class NotAllowed(LifecycleError):
 
 class Unknown(LifecycleError):
     """There is no such job, run or kill request."""
+
+
+def has_ended(run: Run) -> str:
+    """Return why nothing is done with a run any more."""
+    return f"run {run.pk} has ended"
+
+
+def is_held(run: Run) -> str:
+    """Return why a worker does nothing with a run that is not its own."""
+    if run.enqueue_dts is None:
+        return f"run {run.pk} is not claimed: claim it first"
+    return f"run {run.pk} is held by another worker"

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from statistics import median
 
 from django.db import connection
+from django.db.models import DurationField, ExpressionWrapper, F
 
 from job_runner_worker.server.models import Run
 
@@ -42,12 +43,13 @@ def usual_seconds(job_ids: Collection[int]) -> dict[int, float]:
         True: defaultdict(list),
         False: defaultdict(list),
     }
-    for job_id, success, began, end in (
+    took = ExpressionWrapper(F("return_dts") - F("start_dts"), DurationField())
+    for job_id, success, duration in (
         Run.objects.filter(pk__in=run_ids)
         .order_by()
-        .values_list("job_id", "return_success", "start_dts", "return_dts")
+        .values_list("job_id", "return_success", took)
     ):
-        seconds[success][job_id].append(max((end - began).total_seconds(), 0.0))
+        seconds[success][job_id].append(max(duration.total_seconds(), 0.0))
     return {
         job_id: median(numbers)
         for job_id, numbers in {**seconds[False], **seconds[True]}.items()

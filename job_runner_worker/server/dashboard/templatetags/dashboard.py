@@ -49,7 +49,12 @@ def moment(value: datetime | None) -> SafeString | str:
     """Return a date, as short as it may be, with all of it in its title."""
     if value is None:
         return ""
-    return _moment(value, timezone.localdate())
+    return _moment(value, _today())
+
+
+def _today() -> date:
+    """Return the date where the server is; a page asks a hundred times."""
+    return datetime.now(timezone.get_default_timezone()).date()
 
 
 @lru_cache(maxsize=4096)
@@ -137,8 +142,29 @@ class _Named(NamedTuple):
 
 
 @register.simple_tag
-def named_cells(row: Any, of_job: bool) -> SafeString:
-    """Return the first cells of a run that has not ended."""
+def going_row(row: Any, of_job: bool) -> SafeString:
+    """Return the row of a run that a worker has."""
+    return format_html(
+        '<tr>{}<td class="elapsed">{}</td><td class="when">{}</td></tr>',
+        _cells_of(row, of_job),
+        elapsed(row),
+        moment(row.run.start_dts or row.run.enqueue_dts),
+    )
+
+
+@register.simple_tag
+def waiting_row(row: Any, of_job: bool) -> SafeString:
+    """Return the row of a run that nobody has."""
+    by_hand = format_html(' <span class="faint">{}</span>', "by hand")
+    return format_html(
+        '<tr>{}<td class="when">{}{}</td></tr>',
+        _cells_of(row, of_job),
+        moment(row.run.schedule_dts),
+        by_hand if row.run.is_manual else "",
+    )
+
+
+def _cells_of(row: Any, of_job: bool) -> SafeString:
     shown = _Named(*(getattr(row.run, name) for name in _Named._fields))
     return _named_cells(shown, row.look, bool(of_job))
 
@@ -170,7 +196,7 @@ class _Ended(NamedTuple):
 def ended_row(row: Any, of_job: bool) -> SafeString:
     """Return the row of a run that has ended; it is the same whenever it is shown."""
     shown = _Ended(*(getattr(row.run, name) for name in _Ended._fields))
-    return _ended_row(shown, bool(of_job), timezone.localdate())
+    return _ended_row(shown, bool(of_job), _today())
 
 
 @lru_cache(maxsize=4096)

@@ -18,8 +18,8 @@ STEPS_OF_A_RUN = (
     "after:lifecycle.claim",
     "after:lifecycle.start",
     "after:lifecycle.add_log",
-    "before:lifecycle.finish",
-    "after:lifecycle.finish",
+    "before:lifecycle.end",
+    "after:lifecycle.end",
 )
 STEPS_OF_A_KILL = (
     "after:lifecycle.request_kill",

@@ -27,7 +27,7 @@ POSTGRESQL = [
     "postgresql://root@127.0.0.1:5432/postgres",
 ]
 DATABASE_VARIABLE = "JOB_RUNNER_DATABASE"
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.02
 PORTS = ("http", "broadcast", "events", "websocket")

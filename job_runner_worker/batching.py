@@ -10,7 +10,6 @@ Where the server does not take batches any more, requests go one by one again.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
@@ -22,7 +21,7 @@ from typing import Any, Protocol, cast
 import gevent
 from gevent.event import AsyncResult
 
-from job_runner_worker import backoff
+from job_runner_worker import backoff, json_body
 from job_runner_worker.central_api import CentralApi, is_transient
 from job_runner_worker.errors import ApiError
 
@@ -236,7 +235,7 @@ def _encoded(method: str, path: str, fields: Mapping[str, Any] | None) -> bytes:
     item: dict[str, Any] = {"method": method, "path": path}
     if fields is not None:
         item["body"] = fields
-    return json.dumps(item, ensure_ascii=False).encode("utf-8", "replace")
+    return json_body.encode(item)
 
 
 def _take(waiting: deque[_Item]) -> list[_Item]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _PIECE_CHARACTERS = 64 * 1024
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def encode(fields: Mapping[str, Any]) -> bytes:
@@ -39,4 +40,4 @@ def _is_long(value: object) -> bool:
 
 
 def _utf8(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    return _ENCODER.encode(value).encode("utf-8", "replace")

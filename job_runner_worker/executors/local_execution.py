@@ -81,6 +81,8 @@ class LocalExecution:
         Raises StartError where the run has not begun.
         """
         has_begun = shim is not None and shim.wait_until_begun()
+        if shim is not None and has_begun:
+            self._shim = shim.process
         self._shim = self._shim or self._folder.shim()
         if self._shim is not None:
             self._attached = self._attached or not has_begun

@@ -58,8 +58,8 @@ class ProcessTree:
         if exact and is_alive(self._shim):
             pids += _all_descendants(self._shim.pid)
         found = set()
-        # Latest first: it may live for a moment only.
-        for pid in reversed(pids):
+        # Latest first: it may live for a moment only. Most are descendants and members.
+        for pid in dict.fromkeys(reversed(pids)):
             if pid not in self._ignored and (process := identify(pid)) is not None:
                 found.add(process)
         self._examined = set(pids)

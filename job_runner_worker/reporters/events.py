@@ -6,6 +6,7 @@ import contextlib
 import time
 from datetime import datetime
 
+import gevent
 import zmq
 
 from job_runner_worker import curve, protocol
@@ -41,6 +42,7 @@ class EventReporter(Reporter):
         self._socket: zmq.Socket[bytes] | None = None
         self._watch: ConnectionWatch | None = None
         self._look_at = 0.0
+        self._unsent: list[list[bytes]] = []
 
     def open(self) -> None:
         """Connect ahead: what is published before the connection is up is lost."""
@@ -83,18 +85,30 @@ class EventReporter(Reporter):
     def close(self) -> None:
         """Give the last events a moment to leave."""
         if self._socket is not None and self._context is not None:
+            self._send()
             self._close_watch()
             self._socket.close(linger=LINGER_MILLISECONDS)
             self._context.term()
 
     def _publish(self, kind: EventKind, event: str, number: int) -> None:
-        if self._socket is None:
+        """Let an event go with all others of this turn of the loop.
+
+        ZeroMQ's thread is woken for what is sent while it sleeps; runs that share a
+        batch of requests get on together.
+        """
+        if not self._unsent:
+            gevent.get_hub().loop.run_callback(self._send)
+        self._unsent.append(protocol.encode_event(Event(kind, event, number)))
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._socket is None or not unsent:
             return
         self._look_at_connection()
-        topic, body = protocol.encode_event(Event(kind, event, number))
         with contextlib.suppress(zmq.Again):
-            self._socket.send(topic, _MORE)
-            self._socket.send(body, _LAST)
+            for topic, body in unsent:
+                self._socket.send(topic, _MORE)
+                self._socket.send(body, _LAST)
 
     def _look_at_connection(self) -> None:
         """Make another where this one is over for good; looked at now and then."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +42,12 @@ class CentralServer:
         self._person: Connection | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # Else it would run on behind a test that never began.
+            self.stop(*sys.exc_info())
+            raise
         return self
 
     def __exit__(

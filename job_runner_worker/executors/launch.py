@@ -106,12 +106,12 @@ def order(
     """
     note = folder.note
     told = {
-        "identity": f"{shim.pid} {shim.start_ticks}",
-        "folder": str(folder.path),
-        "end_mark": note.end_mark.strip("\x1e\n"),
-        "leftovers": "kill" if note.kill_leftovers else "leave",
-        "script_umask": launch.umask or _umask(),
-        "stdin": launch.stdin,
+        "jrw_identity": f"{shim.pid} {shim.start_ticks}",
+        "jrw_folder": str(folder.path),
+        "jrw_end_mark": note.end_mark.strip("\x1e\n"),
+        "jrw_leftovers": "kill" if note.kill_leftovers else "leave",
+        "jrw_script_umask": launch.umask or _umask(),
+        "jrw_stdin": launch.stdin,
     }
     lines = [
         "{",

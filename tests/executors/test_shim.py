@@ -294,6 +294,21 @@ def test_the_working_directory_and_tmpdir_are_private_and_the_runs_own(local):
     assert script.log.split() == [f"{path}/work", f"{path}/tmp", "700", "700"]
 
 
+NAMES_OF_SHIMS = "identity folder end_mark leftovers stdin own_pid relay said".split()
+
+
+def test_no_variable_of_a_script_means_anything_to_its_shim(local, tmp_path):
+    (tmp_path / "work").mkdir()
+    given = {**OPTIONS.environment, "CDPATH": str(tmp_path), "IFS": "/"}
+    given |= dict.fromkeys(NAMES_OF_SHIMS, "mine")
+    shown = " ".join(f"${name}" for name in NAMES_OF_SHIMS)
+    script, outcome = local.run(f"#!/bin/sh\npwd; echo {shown}\n", environment=given)
+    assert outcome.success
+    place, variables = script.log.splitlines()
+    assert place == str(script.folder.path / "work")
+    assert variables.split() == ["mine"] * len(NAMES_OF_SHIMS)
+
+
 def test_the_environment_is_what_is_configured_and_the_runs_own(local):
     given = {**OPTIONS.environment, "LANG": "C", "EMPTY": "", "TEXT": "a 'b'\n\u20ac"}
     script, _ = local.run("#!/bin/cat /proc/self/environ\n", environment=given)

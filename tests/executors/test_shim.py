@@ -294,7 +294,16 @@ def test_the_working_directory_and_tmpdir_are_private_and_the_runs_own(local):
     assert script.log.split() == [f"{path}/work", f"{path}/tmp", "700", "700"]
 
 
-NAMES_OF_SHIMS = "identity folder end_mark leftovers stdin own_pid relay said".split()
+NAMES_OF_SHIMS = [
+    "identity",
+    "folder",
+    "end_mark",
+    "leftovers",
+    "stdin",
+    "own_pid",
+    "relay",
+    "said",
+]
 
 
 def test_no_variable_of_a_script_means_anything_to_its_shim(local, tmp_path):

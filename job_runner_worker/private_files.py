@@ -13,6 +13,7 @@ import posix
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 PRIVATE = 0o600
@@ -151,6 +152,13 @@ class PrivateFolder:
             return content
         finally:
             _close(descriptor)
+
+    def modified_at(self, name: str) -> datetime:
+        """Return when a file was written to, in UTC."""
+        try:
+            return datetime.fromtimestamp(self.stat(name).st_mtime, UTC)
+        except (ValueError, OverflowError):
+            return datetime.now(UTC)  # the year 30000 is nobody's clock
 
     def remove_all(self, files: Iterable[str], folders: Iterable[str]) -> None:
         """Remove these, up to the first that cannot be; folders must be empty.

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from job_runner_worker import run_note, shim_lines
@@ -39,6 +39,8 @@ NEW_SUFFIX = ".new"
 DONE_SUFFIX = ".done"
 _MAX_PID = 2**31 - 1
 _MAX_EXIT_STATUS = 255
+_TICK = timedelta(seconds=0.01)
+"""The kernel writes down the time of its last tick; there are 100 a second or more."""
 _FILES = (
     "run.json",
     "reported.json",
@@ -325,11 +327,10 @@ class RunFolder:
         return None
 
     def _modified_at(self, name: str) -> datetime:
-        modified = self.files.stat(name).st_mtime
-        try:
-            return datetime.fromtimestamp(modified, UTC)
-        except (ValueError, OverflowError):
-            return datetime.now(UTC)  # the year 30000 is nobody's clock
+        """Return a file's time; not a moment before the claim, as coarse as it is."""
+        modified_at = self.files.modified_at(name)
+        before = datetime.fromisoformat(self.note.claimed_at) - modified_at
+        return modified_at + before if timedelta(0) < before < _TICK else modified_at
 
 
 def read_note(path: Path) -> Note:

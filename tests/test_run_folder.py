@@ -5,7 +5,7 @@ import os
 import stat
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -284,6 +284,21 @@ def test_the_scripts_process_is_known_when_its_line_is_whole(folder):
     # Whoever has the script's number and another parent is somebody else.
     assert folder.script_process().script == ProcessId(own, 0)
     assert process.started_at == datetime.fromtimestamp(1_800_000_000, UTC)
+
+
+@pytest.mark.parametrize(
+    ("before_the_claim_ms", "told_ms"), [(4, 0), (9, 0), (20, 20), (3_600_000,) * 2]
+)
+def test_no_script_ends_within_the_tick_before_its_claim(
+    folder, before_the_claim_ms, told_ms
+):
+    """File times are those of the last tick; a clock that was set back stays seen."""
+    claimed_at = datetime.fromisoformat(folder.note.claimed_at)
+    path = folder.path / "exit_status"
+    path.write_bytes(b"0\n")
+    written_at = claimed_at.timestamp() - before_the_claim_ms / 1000
+    os.utime(path, (written_at, written_at))
+    assert folder.ended_at() == claimed_at - timedelta(milliseconds=told_ms)
 
 
 def test_a_failure_is_an_outcome_over_a_restart(folder):

@@ -230,6 +230,10 @@ def test_a_run_that_another_host_claimed_with_our_key_is_said_once(
 ) -> None:
     api = server.api
     with working(server, tmp_path) as scene:
+        # Before that it would be a run of ours that was interrupted.
+        api.wait_for(
+            lambda: api.count("GET", "state=started"), "the start", LIMIT_SECONDS
+        )
         scene.wait_until_heard()
         run_id = api.add_run(
             api.add_job("#!/bin/sh\ntrue"),

@@ -35,7 +35,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/core.py
 
 # Beside Celery, RQ, Dramatiq and Huey, in a virtual environment of their own; starts
-# Redis and RabbitMQ if they are not up. Six minutes.
+# Redis and RabbitMQ if they are not up. Seven minutes.
 bench-peers: $(INSTALLED)
 	$(BIN)/python benchmarks/peers.py
 

@@ -6,7 +6,6 @@ more; on PostgreSQL the pool of connections says so in two warnings.
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 import gevent
@@ -16,24 +15,10 @@ STOP_SECONDS = 5.0
 """A turn that takes longer is ended in its midst: the database goes back."""
 
 
-class Turns:
+class Turns(gevent.lock.BoundedSemaphore):
     """The turns of one greenlet, each of which is a ``with`` block of it."""
-
-    def __init__(self) -> None:
-        self._lock = gevent.lock.BoundedSemaphore()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
 
     def end(self, greenlet: gevent.Greenlet[..., Any]) -> None:
         """Stop the greenlet for good, after its turn if it has one."""
-        self._lock.acquire(timeout=STOP_SECONDS)
+        self.acquire(timeout=STOP_SECONDS)
         greenlet.kill()
